@@ -136,7 +136,7 @@ class UpstreamError(EdgedError):
     code = "upstream_error"
     type = "upstream_error"
 
-    def __init__(  # noqa: PLR0913 - an error is where everything known is kept
+    def __init__(
         self,
         message: str,
         *,
