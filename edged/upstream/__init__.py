@@ -1,0 +1,1 @@
+"""Remote providers: pure codecs, prices, and the one module that makes network calls (``client``)."""
