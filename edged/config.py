@@ -45,7 +45,7 @@ def check_reference(value: str) -> str:
     return value
 
 
-SecretReference = Annotated[str, Field(repr=False)]
+SecretReference = str
 
 
 def resolve_secret(reference: str) -> Secret:
