@@ -1,0 +1,124 @@
+"""What an answer costs, in integer micro-dollars, always rounded up.
+
+A price in dollars per million tokens is the same number in micro-dollars per token, so no float touches the money:
+prices are read as the decimals the operator wrote. A provider's own cost figure travels in ``Chunk.cost_uusd``; this
+table gives the second opinion, and the only one where the provider names none.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+from edged.config import UpstreamConfig, UpstreamModelConfig
+from edged.core import Chat, Request, Usage
+from edged.errors import ModelNotFound
+
+_WORDY = re.compile(r"[A-Za-z ]")
+_ASCII_LETTERS_PER_TOKEN = 3
+_OTHER_BYTES_PER_TOKEN = 2
+_TOKENS_PER_MESSAGE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Micro-dollars per token, as exact decimals."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal
+
+    @classmethod
+    def of(cls, model: UpstreamModelConfig) -> "Price":
+        """The configured price; without a cached price, cached tokens cost what any input costs."""
+        cached = model.cached_input_usd_per_mtok
+        full = _decimal(model.input_usd_per_mtok)
+        return cls(full, _decimal(model.output_usd_per_mtok), full if cached is None else _decimal(cached))
+
+    @property
+    def dearest_input(self) -> Decimal:
+        """A cache write may cost more than a plain input token."""
+        return max(self.input, self.cached_input)
+
+
+class PriceTable:
+    """Prices by (upstream, model). A model that is not in the table has no price, which is never zero."""
+
+    def __init__(self, upstreams: Sequence[UpstreamConfig]) -> None:
+        self._prices = {(u.name, m.name): Price.of(m) for u in upstreams for m in u.models}
+
+    def __repr__(self) -> str:
+        return f"PriceTable(models={len(self._prices)})"
+
+    def cost_uusd(self, upstream: str, model: str, usage: Usage) -> int:
+        """Cost of what was used. Cached and reasoning tokens are part of prompt and completion: each counts once.
+
+        Raises: ModelNotFound.
+        """
+        price = self._price(upstream, model)
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
+        fresh = usage.prompt_tokens - cached
+        return _ceil(fresh * price.input + cached * price.cached_input + usage.completion_tokens * price.output)
+
+    def worst_case_uusd(self, upstream: str, model: str, *, prompt_tokens: int, max_tokens: int, n: int = 1) -> int:
+        """The most a call can cost: no cache hit, every choice as long as allowed. What a budget reserves.
+
+        Raises: ModelNotFound.
+        """
+        price = self._price(upstream, model)
+        return _ceil(prompt_tokens * price.dearest_input + n * max_tokens * price.output)
+
+    def _price(self, upstream: str, model: str) -> Price:
+        try:
+            return self._prices[upstream, model]
+        except KeyError:
+            raise ModelNotFound(f'no price is known for "{upstream}/{model}"', param="model") from None
+
+
+def usd_to_uusd(amount: float) -> int:
+    """Dollars as a provider states them, to micro-dollars, rounded up."""
+    return _ceil(_decimal(amount) * 1_000_000)
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a text is, erring high: 3 letters or spaces, one other ASCII character, or 2 bytes each.
+
+    Stands in only where a provider gives no count; no tokenizer of the local model fits a remote one.
+    """
+    if not text:
+        return 0
+    wordy = len(_WORDY.findall(text))
+    size = len(text.encode("utf-8", "surrogatepass"))
+    plain = sum(map(len, re.findall(r"[\x00-\x7f]+", text)))
+    tokens = -(-wordy // _ASCII_LETTERS_PER_TOKEN) + (plain - wordy) - (-(size - plain) // _OTHER_BYTES_PER_TOKEN)
+    return max(1, tokens)
+
+
+def estimate_prompt_tokens(request: Request) -> int:
+    """About how many tokens a request's prompt is for a remote model, erring high."""
+    if isinstance(request.input, Chat):
+        return sum(_message_tokens(message.text, message.tool_calls) for message in request.input.messages)
+    prompt = request.input.prompt
+    return estimate_tokens(prompt) if isinstance(prompt, str) else len(prompt)
+
+
+def estimate_usage(request: Request, answer: str) -> Usage:
+    """Usage of a call that ended without a count (cancelled, failed, or a provider that gives none), marked as such."""
+    return Usage(
+        prompt_tokens=estimate_prompt_tokens(request),
+        completion_tokens=estimate_tokens(answer),
+        estimated=True,
+    )
+
+
+def _message_tokens(text: str | None, tool_calls: Sequence[object]) -> int:
+    calls = sum(estimate_tokens(repr(call)) for call in tool_calls)
+    return _TOKENS_PER_MESSAGE + estimate_tokens(text or "") + calls
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(value))
+
+
+def _ceil(amount: Decimal) -> int:
+    return int(amount.to_integral_value(ROUND_CEILING))
