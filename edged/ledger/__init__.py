@@ -1,0 +1,24 @@
+"""The ledger: one honest row per request in SQLite, written by one thread, and the questions asked of it."""
+
+from edged.ledger.queries import NoLedger, after, find, last_seq, spent_uusd_since, tail
+from edged.ledger.story import story
+from edged.ledger.summary import By, Percentiles, Split, Tokens, split
+from edged.ledger.writer import Ledger, LedgerStats, Tuning
+
+__all__ = [
+    "By",
+    "Ledger",
+    "LedgerStats",
+    "NoLedger",
+    "Percentiles",
+    "Split",
+    "Tokens",
+    "Tuning",
+    "after",
+    "find",
+    "last_seq",
+    "spent_uusd_since",
+    "split",
+    "story",
+    "tail",
+]

@@ -1,0 +1,307 @@
+"""The ledger as the rest of edged sees it: ``append`` and go on; one thread does the writing."""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from edged.core import Record
+from edged.errors import LedgerError
+from edged.ledger.files import create_private, is_corruption
+from edged.ledger.queries import spent_uusd_since
+from edged.ledger.store import DAY_S, MAX_WAL_BYTES, Connect, Store, connect
+
+log = logging.getLogger(__name__)
+
+_FAILURES = (sqlite3.Error, OSError, LedgerError)
+_NOT_OPEN = "not open yet"
+_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_RECORD_BYTES = 2_048  # what a record without its texts weighs in memory, roughly and rather too much
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How the writer paces itself. ``commit_every_s`` is the most a power cut can lose."""
+
+    commit_every_s: float = 0.5
+    retry_every_s: float = 2.0
+    batch_rows: int = 500
+    queue_rows: int = 10_000
+    queue_bytes: int = 64 * 2**20
+    checkpoint_every_s: float = 60.0
+    expire_every_s: float = 3_600.0
+    max_wal_bytes: int = MAX_WAL_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStats:
+    """A frozen look at the writer: rows ``written`` since start, ``queued`` in memory, ``dropped`` for good.
+
+    ``degraded`` while rows cannot reach the disk, with the ``error`` why; ``bytes`` on disk as of the last commit.
+    While the file is being opened and checked, rows simply wait.
+    """
+
+    written: int
+    queued: int
+    dropped: int
+    degraded: bool
+    bytes: int
+    error: str | None = None
+
+
+class Ledger:
+    """The append-only record of every request. Thread-safe; nothing but ``flush``, ``close`` and the query ever waits.
+
+    Rows wait in memory, in order, until a commit has them; when more wait than the queue holds the oldest are dropped
+    and counted. A broken, full, locked or vanished file degrades the ledger, never the caller, and heals by itself.
+    """
+
+    def __init__(self, path: Path, *, keep_days: int, store_text: bool, tuning: Tuning, connect: Connect) -> None:
+        self._path = path
+        self._keep_s = keep_days * DAY_S
+        self._store_text = store_text
+        self._tuning = tuning
+        self._store = Store(path, connect=connect, max_wal_bytes=tuning.max_wal_bytes)
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)  # the writer waits on it
+        self._moved = threading.Condition(self._lock)  # flush waits on it
+        self._queue: deque[Record] = deque()
+        self._queue_bytes = 0
+        self._in_flight = 0
+        self._appended = self._settled = self._written = self._dropped = 0
+        self._flush_to = 0
+        self._hurry = self._closing = False
+        self._error: str | None = _NOT_OPEN
+        self._bytes = 0
+        self._expiry: Iterator[int] | None = None
+        self._expire_due_s = self._checkpoint_due_s = time.monotonic() + tuning.checkpoint_every_s
+        self._thread = threading.Thread(target=self._run, name="edged-ledger", daemon=True)
+
+    def __repr__(self) -> str:
+        stats = self.stats
+        state = "closed" if self._closing else "degraded" if stats.degraded else "ok"
+        return f"<Ledger {state} written={stats.written} queued={stats.queued} dropped={stats.dropped}>"
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        keep_days: int,
+        store_text: bool,
+        tuning: Tuning = Tuning(),
+        connect: Connect = connect,
+    ) -> Self:
+        """Start the writer and return at once; a broken file is moved aside in the background.
+
+        Raises: LedgerError where the path can never be a ledger: not writable, a link, another program's database.
+        """
+        create_private(path)
+        ledger = cls(path, keep_days=keep_days, store_text=store_text, tuning=tuning, connect=connect)
+        ledger._thread.start()
+        return ledger
+
+    @property
+    def stats(self) -> LedgerStats:
+        """Counters as of now; no disk is touched for it."""
+        with self._lock:
+            alive = self._thread.is_alive() or self._closing
+            return LedgerStats(
+                written=self._written,
+                queued=len(self._queue) + self._in_flight,
+                dropped=self._dropped,
+                degraded=self._error not in (None, _NOT_OPEN) or not alive,
+                bytes=self._bytes,
+                error=self._error if alive else "the writer has stopped",
+            )
+
+    def append(self, record: Record) -> None:
+        """Take the record and return; callable from any thread and from the event loop."""
+        kept = record if self._store_text else replace(record, prompt_text=None, answer_text=None)
+        with self._lock:
+            self._appended += 1
+            if self._closing:
+                self._drop(1)
+                return
+            self._queue.append(kept)
+            self._queue_bytes += _weight_bytes(kept)
+            self._trim()
+            if len(self._queue) in (1, self._tuning.batch_rows):
+                self._wake.notify()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything appended before the call is on disk; False after the timeout or if rows were dropped.
+
+        Blocks: call it from a thread, not from the event loop.
+        """
+        with self._lock:
+            target, dropped = self._appended, self._dropped
+            if self._settled < target:
+                self._flush_to, self._hurry = target, True
+                self._wake.notify()
+            done = self._moved.wait_for(lambda: self._settled >= target, timeout_s)
+            return done and self._dropped == dropped
+
+    def close(self, timeout_s: float) -> bool:
+        """Write what is queued, tidy up and stop; True where nothing was lost. Later records are counted as dropped."""
+        with self._lock:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive() and self._dropped == 0
+
+    def spent_uusd_since(self, unix_s: float, route: str | None = None, *, timeout_s: float = 30.0) -> int:
+        """Micro-dollars of every request received since, of one route or of all. Blocks.
+
+        Raises: LedgerError where the answer cannot be known; a budget must then assume the worst.
+        """
+        with self._lock:
+            self._hurry = True
+            self._wake.notify()
+            opened = self._moved.wait_for(lambda: self._error is None, timeout_s)
+        if not opened or not self.flush(timeout_s):
+            raise LedgerError("what was spent cannot be read: the ledger is not writable")
+        return spent_uusd_since(self._path, unix_s, route)
+
+    # -- under the lock ----------------------------------------------------------------------------------------------
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        self._settled += count
+        self._moved.notify_all()
+
+    def _trim(self) -> None:
+        """Keep the newest rows that fit the memory allowed."""
+        while self._queue and (
+            len(self._queue) > self._tuning.queue_rows or self._queue_bytes > self._tuning.queue_bytes
+        ):
+            self._queue_bytes -= _weight_bytes(self._queue.popleft())
+            self._drop(1)
+
+    def _is_due(self) -> bool:
+        if self._closing or self._hurry:
+            return True
+        if self._error is not None:
+            return False
+        return len(self._queue) >= self._tuning.batch_rows or self._settled < self._flush_to
+
+    # -- the writer's thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._write([])
+        while not (self._closing and (self._error is not None or not self._queue)):
+            self._write(self._next_batch())
+            self._maintain()
+        self._finish()
+
+    def _next_batch(self) -> list[Record]:
+        """Wait for a row, then a little longer for its neighbours; empty when only maintenance is due."""
+        tuning = self._tuning
+        with self._lock:
+            if self._error is not None:
+                self._wake.wait_for(self._is_due, tuning.retry_every_s)
+            else:
+                self._wake.wait_for(lambda: self._queue or self._is_due(), self._idle_s())
+                self._wake.wait_for(self._is_due, tuning.commit_every_s if self._queue else 0)
+            self._hurry = False
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), tuning.batch_rows))]
+            self._queue_bytes -= sum(map(_weight_bytes, batch))
+            self._in_flight = len(batch)
+        return batch
+
+    def _idle_s(self) -> float:
+        if self._expiry is not None:
+            return 0
+        return max(0.0, min(self._expire_due_s, self._checkpoint_due_s) - time.monotonic())
+
+    def _write(self, batch: list[Record]) -> None:
+        if not batch and self._error is None:
+            return
+        try:
+            new = self._store.write(batch)
+        except _FAILURES as exc:
+            self._put_back(batch, exc)
+            self._repair(exc)
+        else:
+            self._settle(batch, new)
+
+    def _put_back(self, batch: list[Record], exc: Exception) -> None:
+        error = f"{type(exc).__name__}: {exc}"
+        with self._lock:
+            if self._error != error:
+                log.warning("ledger degraded, rows wait in memory: error=%r queued=%d", error, len(batch))
+            self._error = error
+            self._queue.extendleft(reversed(batch))
+            self._queue_bytes += sum(map(_weight_bytes, batch))
+            self._in_flight = 0
+            self._trim()
+
+    def _settle(self, batch: list[Record], new: int) -> None:
+        size_bytes = self._store.bytes
+        with self._lock:
+            if self._error not in (None, _NOT_OPEN):
+                log.warning("ledger recovered: written=%d dropped=%d", self._written + new, self._dropped)
+            self._error = None
+            self._in_flight = 0
+            self._written += new
+            self._settled += len(batch)
+            self._bytes = size_bytes
+            self._moved.notify_all()
+
+    def _repair(self, exc: Exception) -> None:
+        """Make the next try more likely to work: nothing for a lock, else a new connection or a new file."""
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+            return
+        try:
+            if isinstance(exc, sqlite3.Error) and is_corruption(exc):
+                self._store.start_over("corrupt", str(exc))
+            else:
+                self._store.close()
+        except _FAILURES as again:
+            log.warning("ledger cannot be repaired yet: error=%r", str(again))
+
+    def _maintain(self) -> None:
+        if self._error is not None:
+            return
+        try:
+            self._checkpoint_if_due()
+            self._expire_if_due()
+        except _FAILURES as exc:
+            log.warning("ledger maintenance put off: error=%r", str(exc))
+            self._expiry = None
+            self._repair(exc)
+
+    def _checkpoint_if_due(self) -> None:
+        if (now_s := time.monotonic()) < self._checkpoint_due_s:
+            return
+        self._checkpoint_due_s = now_s + self._tuning.checkpoint_every_s
+        self._store.checkpoint()
+
+    def _expire_if_due(self) -> None:
+        """One small delete per round, so that rows which arrive meanwhile are not kept waiting."""
+        if self._expiry is None and (now_s := time.monotonic()) >= self._expire_due_s:
+            self._expire_due_s = now_s + self._tuning.expire_every_s
+            self._expiry = self._store.expiry(keep_s=self._keep_s, now=time.time())
+        if self._expiry is not None and next(self._expiry, None) is None:
+            self._expiry = None
+
+    def _finish(self) -> None:
+        with self._lock:
+            if self._queue:
+                log.error("ledger closed with rows unwritten: dropped=%d error=%r", len(self._queue), self._error)
+            self._drop(len(self._queue))
+            self._queue.clear()
+        try:
+            self._store.checkpoint()
+        except _FAILURES as exc:
+            log.info("ledger closed without a checkpoint: error=%r", str(exc))
+        self._store.close()
+
+
+def _weight_bytes(record: Record) -> int:
+    return _RECORD_BYTES + len(record.prompt_text or "") + len(record.answer_text or "")
