@@ -1,0 +1,206 @@
+"""The messages between the daemon and a worker: one struct per command and event, length-prefixed msgpack.
+
+A frame is a 4-byte big-endian length and that many bytes of one tagged struct. Both sides refuse frames over
+``MAX_FRAME_BYTES``.
+"""
+
+import struct
+
+import msgspec
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+HEADER = struct.Struct(">I")
+
+
+class Params(msgspec.Struct, frozen=True):
+    """How one answer is generated; every default is already resolved. ``temperature`` 0 is greedy."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    seed: int | None
+    stop: tuple[str, ...]
+    top_logprobs: int
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One chat message on its way to the template; ``tool_calls`` are (id, name, arguments)."""
+
+    role: str
+    text: str | None
+    name: str | None = None
+    tool_calls: tuple[tuple[str, str, str], ...] = ()
+    tool_call_id: str | None = None
+
+
+# -- commands: daemon to worker --------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """The first command: load this model with this context."""
+
+    path: str
+    context_tokens: int
+    slots: int
+    pool_tokens: int
+    threads: int
+    gpu_layers: int
+    prefill_chunk_tokens: int
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Render and tokenize a prompt and keep it under ``id`` until Submit or Cancel; exactly one input is given."""
+
+    id: str
+    tenant: str
+    turns: tuple[Turn, ...] | None = None
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+
+
+class Branch(msgspec.Struct, frozen=True, array_like=True):
+    """One choice to generate, with the tokens it already has from an earlier, cancelled try."""
+
+    choice: int
+    generated: tuple[int, ...] = ()
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Generate the branches of a prepared prompt."""
+
+    id: str
+    branches: tuple[Branch, ...]
+    params: Params
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Stop every choice of ``id``; also forgets a prepared prompt. Unknown ids are fine."""
+
+    id: str
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End the process."""
+
+
+Command = Load | Prepare | Submit | Cancel | Shutdown
+
+# -- events: worker to daemon ----------------------------------------------------------------------------------------
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """The worker's own look at itself; rates in tokens per second, None until measured."""
+
+    running: int
+    waiting: int
+    queued_prompt_tokens: int
+    used_cells: int
+    prefill_tps: float | None
+    decode_tps: float | None
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is ready. ``load_s`` is the cold load, kept apart from every latency."""
+
+    vocab_tokens: int
+    context_train_tokens: int
+    description: str
+    load_s: float
+    template_note: str | None
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    message: str
+
+
+class Prepared(msgspec.Struct, frozen=True, tag=True):
+    """A prompt is ready: its length, how much of it is in the KV cache already, and the load in front of it."""
+
+    id: str
+    prompt_tokens: int
+    cached_tokens: int
+    stats: Stats
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """A prompt could not be prepared, or a choice could not go on; ``code`` is an ``errors`` code."""
+
+    id: str
+    code: str
+    message: str
+
+
+class TokenRow(msgspec.Struct, frozen=True, array_like=True):
+    """One generated token: id, piece, and what the unmodified distribution said (nats)."""
+
+    id: int
+    piece: bytes
+    logprob: float
+    margin: float
+    entropy: float
+    top: tuple[tuple[bytes, float], ...]
+
+
+class Emission(msgspec.Struct, frozen=True, array_like=True):
+    """What one step added to one choice. The timings and counts are set on the choice's last emission."""
+
+    id: str
+    choice: int
+    text: str
+    tokens: tuple[TokenRow, ...]
+    finish: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class StepDone(msgspec.Struct, frozen=True, tag=True):
+    """Everything one step produced, for all choices at once."""
+
+    emissions: tuple[Emission, ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """Sent every second by the control thread; ``step_s`` is how long the current step has been running."""
+
+    step_s: float
+    stats: Stats | None
+
+
+class LogLine(msgspec.Struct, frozen=True, tag=True):
+    """One line worth an operator's attention."""
+
+    level: str
+    text: str
+
+
+Event = Loaded | LoadFailed | Prepared | Refused | StepDone | Heartbeat | LogLine
+
+_encoder = msgspec.msgpack.Encoder()
+_commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_events: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def encode(message: Command | Event) -> bytes:
+    """One whole frame."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ValueError(f"a message of {len(body)} bytes is over the frame limit of {MAX_FRAME_BYTES}")
+    return HEADER.pack(len(body)) + body
+
+
+def decode_command(body: bytes) -> Command:
+    return _commands.decode(body)
+
+
+def decode_event(body: bytes) -> Event:
+    return _events.decode(body)

@@ -1,0 +1,228 @@
+"""llama.cpp behind a narrow seam: one model, one context, one batch. With ``sampling`` the only importer of llama_cpp.
+
+Owned by the decode thread, except the vocabulary, which is immutable and may be used from the control thread.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.engine.kv import Copy, KvOp, Trim
+from edged.engine.protocol import Load, Params
+from edged.engine.sampling import SamplerChain
+from edged.engine.scheduler import Row
+from edged.errors import EngineError
+
+DECODE_OK = 0
+DECODE_NO_SPACE = 1
+DECODE_ABORTED = 2
+
+_MIN_BATCH_TOKENS = 512
+_MAX_PIECE_BYTES = 4096
+_LOG_LEVEL_ERROR = 4
+
+LogSink = Callable[[str, str], None]
+_log_callback: object = None  # must outlive every call into llama.cpp
+
+
+class Sampler(Protocol):
+    """What the worker asks of a sampler chain."""
+
+    def sample(self, context: object, row: int) -> int: ...
+
+    def accept(self, token: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def capture_log(sink: LogSink) -> None:
+    """Send llama.cpp's own errors to ``sink`` and its chatter nowhere. Once per process."""
+    global _log_callback  # noqa: PLW0603 - llama.cpp has one log callback per process
+
+    def callback(level: int, text: bytes | None, _user: object) -> None:
+        if level == _LOG_LEVEL_ERROR and text:
+            sink("error", text.decode("utf-8", "replace").strip())
+
+    _log_callback = llama.llama_log_callback(callback)
+    llama.llama_log_set(_log_callback, None)
+
+
+class Vocabulary:
+    """Text to tokens and back. Immutable after load, safe from any thread."""
+
+    def __init__(self, model: llama.llama_model_p) -> None:
+        self._model = model
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.size_tokens: int = llama.llama_vocab_n_tokens(self._vocab)
+        self.add_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
+
+    @property
+    def chat_template(self) -> str | None:
+        source = llama.llama_model_chat_template(self._model, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    @property
+    def bos_text(self) -> str:
+        return self._text(llama.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        return self._text(llama.llama_vocab_eos(self._vocab))
+
+    def control_texts(self) -> tuple[str, ...]:
+        """The texts of all control tokens."""
+        ids = range(self.size_tokens)
+        return tuple(self._text(i) for i in ids if llama.llama_vocab_is_control(self._vocab, i))
+
+    def is_end(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        data = text.encode("utf-8")
+        capacity = len(data) + 8
+        buffer = (llama.llama_token * capacity)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), buffer, capacity, add_special, parse_special)
+        if count < 0:
+            raise EngineError("the tokenizer needs more tokens than the text has bytes")
+        return list(buffer[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token adds to the text; control tokens add none."""
+        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
+        size = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE_BYTES, 0, False)
+        return buffer.raw[: max(size, 0)]
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text: bytes = llama.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace")
+
+
+class Runner:
+    """A loaded model with its context; ``decode`` computes one batch."""
+
+    def __init__(self, load: Load, *, sequences: int) -> None:
+        if not Path(load.path).is_file():
+            raise EngineError("the model file does not exist")
+        llama.llama_backend_init()
+        self._model = _load_model(load)
+        self.vocabulary = Vocabulary(self._model)
+        self.batch_tokens = max(_MIN_BATCH_TOKENS, load.prefill_chunk_tokens) + load.slots
+        self._context = self._new_context(load, sequences)
+        self._memory = llama.llama_get_memory(self._context)
+        self._vocab_tokens = self.vocabulary.size_tokens
+        self._batch = _Batch(self.batch_tokens, sequences)
+        self._abort = ctypes.create_string_buffer(2)
+        self._install_abort()
+
+    @property
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        llama.llama_model_desc(self._model, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def context_train_tokens(self) -> int:
+        return int(llama.llama_model_n_ctx_train(self._model))
+
+    def decode(self, rows: Sequence[Row]) -> int:
+        """One batch; returns llama_decode's status. Logits of row i's last token are then ``logits(i)``."""
+        self._batch.fill(rows)
+        return int(llama.llama_decode(self._context, self._batch.raw))
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Logits of the row's last token (shape: vocabulary), valid until the next decode."""
+        pointer = llama.llama_get_logits_ith(self._context, self._batch.last[row])
+        return np.ctypeslib.as_array(pointer, (self._vocab_tokens,))
+
+    def sampler(self, params: Params) -> Sampler:
+        return SamplerChain(params, vocab_tokens=self._vocab_tokens)
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        return sampler.sample(self._context, self._batch.last[row])
+
+    def apply(self, op: KvOp) -> bool:
+        """Change the real cache; False where the model refuses a partial removal (then clear the slot)."""
+        match op:
+            case Trim(slot, length):
+                return bool(llama.llama_memory_seq_rm(self._memory, slot, length, -1))
+            case Copy(source, target, length):
+                llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+                return True
+
+    def set_threads(self, count: int) -> None:
+        llama.llama_set_n_threads(self._context, count, count)
+
+    def set_abort(self, *, on: bool) -> None:
+        """Ask a running decode to stop before its next graph node; safe from another thread."""
+        self._abort[0] = b"1" if on else b"\0"
+
+    def _install_abort(self) -> None:
+        """llama.cpp calls strlen on our flag: the empty string goes on, one character stops.
+
+        A Python callback would take the interpreter lock once per graph node, on a compute thread.
+        """
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(self._context, strlen, ctypes.cast(self._abort, ctypes.c_void_p))
+
+    def _new_context(self, load: Load, sequences: int) -> llama.llama_context_p:
+        params = llama.llama_context_default_params()
+        params.n_ctx = load.pool_tokens
+        params.n_seq_max = sequences
+        params.n_batch = params.n_ubatch = self.batch_tokens
+        params.n_outputs_max = sequences
+        params.n_threads = params.n_threads_batch = load.threads
+        params.kv_unified = True
+        params.flash_attn_type = 1
+        params.no_perf = True
+        context = llama.llama_init_from_model(self._model, params)
+        if not context:
+            raise EngineError(f"no context of {load.pool_tokens} tokens could be made: out of memory?")
+        return context
+
+
+class _Batch:
+    """llama_batch with its arrays wrapped once, so that filling it is slice assignment."""
+
+    def __init__(self, capacity: int, sequences: int) -> None:
+        self.raw = llama.llama_batch_init(capacity, 0, 1)
+        self._token = np.ctypeslib.as_array(self.raw.token, (capacity,))
+        self._pos = np.ctypeslib.as_array(self.raw.pos, (capacity,))
+        self._logits = np.ctypeslib.as_array(self.raw.logits, (capacity,))
+        np.ctypeslib.as_array(self.raw.n_seq_id, (capacity,))[:] = 1
+        self._ids = np.arange(sequences, dtype=np.int32)
+        pointers = ctypes.cast(self.raw.seq_id, ctypes.POINTER(ctypes.c_size_t))
+        self._seq_id = np.ctypeslib.as_array(pointers, (capacity,))
+        self.last: list[int] = []
+
+    def fill(self, rows: Sequence[Row]) -> None:
+        at = 0
+        self.last = []
+        for row in rows:
+            slot = row.sequence.slot
+            assert slot is not None
+            end = at + len(row.tokens)
+            self._token[at:end] = row.tokens
+            self._pos[at:end] = np.arange(row.start, row.start + len(row.tokens), dtype=np.int32)
+            self._seq_id[at:end] = self._ids.ctypes.data + slot * self._ids.itemsize
+            self._logits[at:end] = 0
+            self._logits[end - 1] = row.wants_logits
+            self.last.append(end - 1)
+            at = end
+        self.raw.n_tokens = at
+
+
+def _load_model(load: Load) -> llama.llama_model_p:
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = load.gpu_layers
+    model = llama.llama_model_load_from_file(os.fsencode(load.path), params)
+    if not model:
+        raise EngineError("llama.cpp cannot load this model file")
+    return model

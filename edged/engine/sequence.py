@@ -1,0 +1,50 @@
+"""One choice of one request on its way through the engine."""
+
+from dataclasses import dataclass
+
+from edged.engine.protocol import Params
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Counters and tokens; everything else is derived. ``tokens`` is the prompt, then what was generated.
+
+    The last ``len(tokens) - computed`` tokens are not in the KV cache yet. Times are monotonic seconds.
+    """
+
+    id: str
+    choice: int
+    tenant: str
+    tokens: list[int]
+    prompt_tokens: int
+    params: Params
+    submitted_s: float
+    slot: int | None = None
+    computed: int = 0
+    cached_tokens: int = 0
+    admitted_s: float | None = None
+    first_token_s: float | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.id}#{self.choice}, slot={self.slot}, computed={self.computed}/{len(self.tokens)}, "
+            f"prompt={self.prompt_tokens})"
+        )
+
+    @property
+    def generated_tokens(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def pending_tokens(self) -> int:
+        """Tokens still to be put through the model before the next one can be chosen."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def total_tokens(self) -> int:
+        """The most cells this sequence can come to hold."""
+        return self.prompt_tokens + self.params.max_tokens
+
+    @property
+    def is_full(self) -> bool:
+        return self.generated_tokens >= self.params.max_tokens

@@ -1,0 +1,228 @@
+"""The engine worker: the child process that owns one model.
+
+Three threads: *control* (main: commands, templates, tokenizing), *decode* (see ``decode``) and *heartbeat*. Started by
+``host`` with one end of a socketpair as argument; ends when the other end closes, and is killed with its parent.
+"""
+
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from edged.chat.templates import CHATML, ChatTemplate
+from edged.core import Message, Role, ToolCall
+from edged.engine.channel import Channel
+from edged.engine.decode import Add, DecodeLoop, Drop
+from edged.engine.kv import KvPool
+from edged.engine.limits import TimeLimitExceeded, time_limit
+from edged.engine.protocol import (
+    Cancel,
+    Command,
+    Heartbeat,
+    Load,
+    Loaded,
+    LoadFailed,
+    LogLine,
+    Prepare,
+    Prepared,
+    Refused,
+    Shutdown,
+    Submit,
+    Turn,
+)
+from edged.engine.runner import Runner, Vocabulary, capture_log
+from edged.engine.sequence import Sequence
+from edged.errors import EdgedError, TemplateRejected
+
+HEARTBEAT_S = 1.0
+TEMPLATE_TIME_LIMIT_S = 2.0
+_PR_SET_PDEATHSIG = 1
+_OOM_SCORE = "500"
+
+
+class Worker:
+    """The control thread."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._prompts: dict[str, tuple[str, list[int]]] = {}
+        self._command_started_s: float | None = None
+        self._loop: DecodeLoop | None = None
+        self._loading = False
+
+    def run(self) -> None:
+        """Serve commands until the daemon says so or is gone."""
+        capture_log(lambda level, text: self._channel.send(LogLine(level, text)))
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        while (command := self._channel.receive()) is not None and not isinstance(command, Shutdown):
+            self._command_started_s = time.monotonic()
+            self._serve(command)
+            self._command_started_s = None
+
+    def _serve(self, command: Command) -> None:
+        match command:
+            case Load():
+                self._load(command)
+            case Prepare():
+                self._prepare(command)
+            case Submit():
+                self._submit(command)
+            case Cancel(request_id):
+                self._prompts.pop(request_id, None)
+                self._loaded.post(Drop(request_id))
+            case Shutdown():
+                pass
+
+    @property
+    def _loaded(self) -> DecodeLoop:
+        if self._loop is None:
+            raise RuntimeError("a command came before the model was loaded")
+        return self._loop
+
+    def _load(self, load: Load) -> None:
+        started_s = time.monotonic()
+        self._loading = True
+        try:
+            runner = Runner(load, sequences=2 * load.slots)
+            template, note = _template(runner.vocabulary)
+        except EdgedError as exc:
+            self._channel.send(LoadFailed(exc.message))
+            return
+        finally:
+            self._loading = False
+        self._template = template
+        self._vocabulary = runner.vocabulary
+        pool = KvPool(slots=2 * load.slots, cells=load.pool_tokens)
+        self._pool = pool
+        self._loop = DecodeLoop(
+            runner, pool, slots=load.slots, chunk_tokens=load.prefill_chunk_tokens, publish=self._channel.send
+        )
+        threading.Thread(target=self._decode, args=(self._loop,), name="decode", daemon=True).start()
+        self._channel.send(
+            Loaded(
+                vocab_tokens=runner.vocabulary.size_tokens,
+                context_train_tokens=runner.context_train_tokens,
+                description=runner.description,
+                load_s=time.monotonic() - started_s,
+                template_note=note,
+            )
+        )
+
+    def _decode(self, loop: DecodeLoop) -> None:
+        """A decode thread that fails takes the process with it: the daemon restarts it from a known state."""
+        try:
+            loop.run()
+        except OSError:
+            return  # the daemon is gone
+        except BaseException:  # noqa: BLE001 - one of the two places that may: the end of a thread
+            sys.excepthook(*sys.exc_info())
+            os._exit(70)
+
+    def _prepare(self, command: Prepare) -> None:
+        try:
+            tokens = self._tokens(command)
+        except EdgedError as exc:
+            self._channel.send(Refused(command.id, exc.code, exc.message))
+            return
+        if not tokens:
+            self._channel.send(Refused(command.id, "invalid_request", "the prompt is empty"))
+            return
+        self._prompts[command.id] = (command.tenant, tokens)
+        cached_tokens = self._pool.cached_prefix(tokens, command.tenant)
+        self._channel.send(Prepared(command.id, len(tokens), cached_tokens, self._loaded.stats))
+
+    def _tokens(self, command: Prepare) -> list[int]:
+        if command.tokens is not None:
+            return list(command.tokens)
+        if command.text is not None:
+            return self._vocabulary.tokenize(command.text, add_special=True, parse_special=False)
+        try:
+            with time_limit(TEMPLATE_TIME_LIMIT_S):
+                pieces = self._template.render([_message(turn) for turn in command.turns or ()])
+        except TimeLimitExceeded as exc:
+            raise TemplateRejected("the model's chat template takes too long on this conversation") from exc
+        tokens: list[int] = []
+        for piece in pieces:
+            add_special = not tokens and self._vocabulary.add_bos and not piece.startswith(self._vocabulary.bos_text)
+            tokens += self._vocabulary.tokenize(piece, add_special=add_special, parse_special=True)
+        return tokens
+
+    def _submit(self, command: Submit) -> None:
+        prompt = self._prompts.pop(command.id, None)
+        if prompt is None:
+            return  # cancelled meanwhile
+        tenant, tokens = prompt
+        now_s = time.monotonic()
+        sequences = tuple(
+            Sequence(
+                id=command.id,
+                choice=branch.choice,
+                tenant=tenant,
+                tokens=[*tokens, *branch.generated],
+                prompt_tokens=len(tokens),
+                params=command.params,
+                submitted_s=now_s,
+            )
+            for branch in command.branches
+        )
+        self._loaded.post(Add(sequences))
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_S)
+            loop, started_s = self._loop, self._command_started_s
+            control_s = 0.0 if started_s is None or self._loading else time.monotonic() - started_s
+            stats = None if loop is None else loop.stats
+            try:
+                self._channel.send(Heartbeat(max(control_s, loop.step_s if loop else 0.0), stats))
+            except OSError:
+                return
+
+
+def _template(vocabulary: Vocabulary) -> tuple[ChatTemplate, str | None]:
+    """The file's own template; a note where another has to stand in."""
+    compiled = functools.partial(
+        ChatTemplate, bos=vocabulary.bos_text, eos=vocabulary.eos_text, control_texts=vocabulary.control_texts()
+    )
+    source = vocabulary.chat_template
+    if source is None:
+        return compiled(CHATML), "the model file has no chat template: ChatML is used"
+    try:
+        return compiled(source), None
+    except TemplateRejected as exc:
+        return compiled(CHATML), f"{exc.message}: ChatML is used instead"
+
+
+def _message(turn: Turn) -> Message:
+    calls = tuple(ToolCall(*call) for call in turn.tool_calls)
+    return Message(Role(turn.role), turn.text, turn.name, calls, turn.tool_call_id)
+
+
+def _die_with_parent() -> None:
+    """The kernel kills this process when its parent dies (prctl(2)); a parent already gone is noticed by EOF."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prefer_to_be_killed() -> None:
+    """Under memory pressure the kernel takes the worker before the daemon (proc(5))."""
+    with contextlib.suppress(OSError):  # not allowed in some containers; the unit file says it too
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
+
+
+def main() -> None:
+    """Run on the socket whose descriptor is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    _prefer_to_be_killed()
+    Worker(Channel(socket.socket(fileno=int(sys.argv[1])))).run()
+    os._exit(0)  # the decode thread may be inside a step; there is nothing to flush
+
+
+if __name__ == "__main__":
+    main()
