@@ -1,0 +1,240 @@
+"""Who answers: the decision at admission, after tokenizing, and at every step of the probation.
+
+Each function reads its arguments and nothing else; the caller logs and acts. Decision lists are numbered in the
+docstring and in the body alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edged.config import RouteConfig
+from edged.core import (
+    Decision,
+    EngineSnapshot,
+    EngineState,
+    FinishReason,
+    Locality,
+    Reason,
+    Release,
+    Request,
+    Target,
+    Token,
+)
+from edged.errors import InvalidRequest
+from edged.routing.confidence import free_text_score
+from edged.routing.latency import predict_total_s, predict_ttft_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What route and request allow together; the request has only tightened it."""
+
+    locality: Locality
+    has_local: bool
+    has_cloud: bool
+    release: Release
+    hold_tokens: int
+    confidence: float
+    ttft_s: float
+    itl_s: float
+    queue: int
+    deadline_s: float | None = None
+    max_cost_uusd: int | None = None
+
+    @property
+    def may_escalate(self) -> bool:
+        return self.has_cloud and self.locality is Locality.ANY
+
+
+def terms(route: RouteConfig, request: Request) -> Terms:
+    """Combine a route with what the request asks.
+
+    Raises: InvalidRequest where they exclude each other.
+    """
+    asked = request.limits
+    locality = route.locality if asked.locality is Locality.ANY else asked.locality
+    if route.locality not in (Locality.ANY, locality):
+        raise InvalidRequest(
+            f"edged.locality: {asked.locality} loosens the route {route.name!r}, which is {route.locality}",
+            param="edged.locality",
+        )
+    if locality is Locality.LOCAL_ONLY and not route.local:
+        raise InvalidRequest(f"edged.locality: the route {route.name!r} has no local model", param="edged.locality")
+    if locality is Locality.CLOUD_ONLY and not route.cloud:
+        raise InvalidRequest(f"edged.locality: the route {route.name!r} has no cloud model", param="edged.locality")
+    thresholds = route.thresholds
+    return Terms(
+        locality=locality,
+        has_local=bool(route.local),
+        has_cloud=bool(route.cloud),
+        release=route.release,
+        hold_tokens=route.hold_tokens,
+        confidence=max(thresholds.confidence, asked.min_confidence or 0.0),
+        ttft_s=thresholds.ttft_s,
+        itl_s=thresholds.itl_s,
+        queue=thresholds.queue,
+        deadline_s=asked.deadline_s,
+        max_cost_uusd=asked.max_cost_uusd,
+    )
+
+
+def admit(allowed: Terms, engine: EngineSnapshot | None, *, in_flight: int) -> Decision:
+    """Where a request starts, from the request and the load alone.
+
+    1. Pinned to the cloud, or no local model: the cloud.
+    2. No worker to answer: the cloud where allowed, else nobody.
+    3. Every slot taken and the queue full: the cloud where allowed, else nobody.
+    4. Pinned to the box: the box.
+    5. The box.
+    """
+    elsewhere = Target.CLOUD if allowed.may_escalate else Target.NONE
+    if allowed.locality is Locality.CLOUD_ONLY or not allowed.has_local:  # 1
+        return _decide(Target.CLOUD, Reason.PINNED_CLOUD)
+    if engine is None or engine.state is not EngineState.READY:  # 2
+        return _decide(elsewhere, Reason.LOCAL_UNAVAILABLE)
+    if in_flight >= engine.slots + allowed.queue:  # 3
+        return _decide(elsewhere, Reason.QUEUE_FULL if allowed.may_escalate else Reason.REJECTED_BUSY)
+    if allowed.locality is Locality.LOCAL_ONLY:  # 4
+        return _decide(Target.LOCAL, Reason.PINNED_LOCAL)
+    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 5
+
+
+def review_admission(
+    allowed: Terms,
+    engine: EngineSnapshot,
+    request: Request,
+    *,
+    prompt_tokens: int,
+    cached_tokens: int,
+    elapsed_s: float,
+) -> Decision:
+    """Stay or leave, now that the prompt's length is known. Without a cloud to ask, or a measured rate, stay.
+
+    1. Prompt and the answer asked for do not fit the context.
+    2. The first token would come too late.
+    3. The whole answer would come after the request's deadline.
+    """
+    wait_s = predict_ttft_s(engine, uncached_tokens=prompt_tokens - cached_tokens)
+    ttft_s = None if wait_s is None else elapsed_s + wait_s
+    stay = Reason.PINNED_LOCAL if allowed.locality is Locality.LOCAL_ONLY else Reason.WITHIN_BUDGET
+    reason, threshold = stay, allowed.ttft_s
+    if allowed.may_escalate:
+        if request.max_tokens and prompt_tokens + request.max_tokens > engine.context_tokens:  # 1
+            reason = Reason.CONTEXT_OVERFLOW
+        elif ttft_s is not None and ttft_s > allowed.ttft_s:  # 2
+            reason = Reason.TTFT_PREDICTED
+        elif _misses_deadline(allowed, engine, request, ttft_s):  # 3
+            reason, threshold = Reason.DEADLINE_PREDICTED, allowed.deadline_s or 0.0
+    target = Target.LOCAL if reason is stay else Target.CLOUD
+    return Decision(
+        target=target,
+        reason=reason,
+        stage="review_admission",
+        at_s=elapsed_s,
+        predicted_ttft_s=ttft_s,
+        threshold=threshold,
+    )
+
+
+def _misses_deadline(allowed: Terms, engine: EngineSnapshot, request: Request, ttft_s: float | None) -> bool:
+    if allowed.deadline_s is None or ttft_s is None:
+        return False
+    total_s = predict_total_s(engine, ttft_s=ttft_s, answer_tokens=request.max_tokens)
+    return total_s is not None and total_s > allowed.deadline_s
+
+
+class Verdict(StrEnum):
+    """What to do with a local answer on probation."""
+
+    WAIT = "wait"
+    KEEP = "keep"
+    DEFER = "defer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A local answer so far. ``elapsed_s`` counts from receipt, ``silence_s`` from the last token."""
+
+    elapsed_s: float
+    silence_s: float
+    choices: tuple[Sequence[Token], ...]
+    finishes: tuple[FinishReason | None, ...]
+    has_text: bool
+    cut_short: bool = False
+
+    @property
+    def started(self) -> bool:
+        return any(self.choices) or self.finished
+
+    @property
+    def finished(self) -> bool:
+        return all(finish is not None for finish in self.finishes)
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of the shortest choice that is still going on."""
+        going = [len(tokens) for tokens, finish in zip(self.choices, self.finishes, strict=True) if finish is None]
+        return min(going, default=0)
+
+    @property
+    def confidence(self) -> float | None:
+        """The least confident choice decides."""
+        scores = [score for tokens in self.choices if (score := free_text_score(tokens)) is not None]
+        return min(scores, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A verdict with its reason and the confidence it was based on."""
+
+    verdict: Verdict
+    reason: Reason = Reason.WITHIN_BUDGET
+    confidence: float | None = None
+
+
+def review(seen: Observation, allowed: Terms) -> Review:
+    """Judge a local answer on probation; called at every step and at every deadline (silence is evidence too).
+
+    1. No token in time.
+    2. Too long a gap between tokens.
+    3. Finished without text, or cut short of what was asked.
+    4. Enough of it to judge, and not trusted.
+    5. Enough of it to judge, and kept.
+    6. Wait.
+    """
+    if not seen.started:
+        late = seen.elapsed_s >= allowed.ttft_s  # 1
+        return Review(Verdict.DEFER, Reason.TTFT_EXCEEDED) if late else Review(Verdict.WAIT)
+    if not seen.finished and seen.silence_s >= allowed.itl_s:  # 2
+        return Review(Verdict.DEFER, Reason.ITL_EXCEEDED, seen.confidence)
+    if not (seen.finished or _judgeable(seen, allowed)):
+        return Review(Verdict.WAIT)  # 6
+    if seen.finished and not seen.has_text:  # 3
+        return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
+    if seen.finished and seen.cut_short:
+        return Review(Verdict.DEFER, Reason.TRUNCATED, seen.confidence)
+    confidence = seen.confidence
+    if allowed.confidence > 0 and (confidence is None or confidence < allowed.confidence):  # 4
+        return Review(Verdict.DEFER, Reason.LOW_CONFIDENCE, confidence)
+    return Review(Verdict.KEEP, confidence=confidence)  # 5
+
+
+def _judgeable(seen: Observation, allowed: Terms) -> bool:
+    return allowed.release is Release.GUARDED and seen.held_tokens >= allowed.hold_tokens
+
+
+def next_deadline_s(seen: Observation, allowed: Terms) -> float:
+    """How long silence may last before ``review`` has to be asked again."""
+    if not seen.started:
+        return max(0.0, allowed.ttft_s - seen.elapsed_s)
+    return max(0.0, allowed.itl_s - seen.silence_s)
+
+
+def wanted_to_leave(seen: Observation, allowed: Terms) -> bool:
+    """Whether a finished answer that had to stay would have been deferred for what it says."""
+    return review(seen, allowed).verdict is Verdict.DEFER
+
+
+def _decide(target: Target, reason: Reason) -> Decision:
+    return Decision(target=target, reason=reason, stage="admit")
