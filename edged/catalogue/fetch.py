@@ -55,6 +55,9 @@ class Pull:
 
         Raises: CatalogueError with each source's reason, or what the disk said. What came is kept for the next pull.
         """
+        found = self.store.status(self.entry)
+        if found.state is State.INSTALLED:
+            return found
         try:
             self.store.directory.mkdir(parents=True, exist_ok=True)
             waiting = f"another pull of {self.entry.name} is running: waiting for it"
@@ -73,13 +76,14 @@ class Pull:
         return found if found.state is State.INSTALLED else None
 
     def _from_sources(self) -> Installed:
-        failures = []
+        failures: list[str] = []
         for origin in self.entry.sources:
+            if failures:
+                self.listener.note(f"{failures[-1]}: trying the next source")
             try:
                 return self._from_origin(origin)
             except SourceFailed as exc:
                 failures.append(f"{origin}: {exc.message}")
-                self.listener.note(failures[-1])
         if not self.store.files(self.entry).partial_bytes:
             self.store.files(self.entry).drop_partial()
         raise CatalogueError(f'cannot fetch model "{self.entry.name}": ' + "; ".join(failures))

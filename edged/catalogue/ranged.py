@@ -168,7 +168,8 @@ def _status_error(exc: urllib.error.HTTPError, part: Part) -> SourceFailed:
         part.rewind()
         return Dropped("has no such range: its file is shorter than what is here")
     if http.client.MULTIPLE_CHOICES <= exc.code < http.client.BAD_REQUEST:
-        return SourceFailed(f"redirects in a loop (HTTP {exc.code})")
+        loop = _Redirects.inf_msg in str(exc.msg)
+        return SourceFailed("redirects in a loop" if loop else f"redirects where it must not (HTTP {exc.code})")
     text = f"answered {exc.code} {http.client.responses.get(exc.code, '')}".rstrip()
     if exc.code in _TRANSIENT or exc.code >= _PERMANENT_BELOW:
         return Dropped(text)

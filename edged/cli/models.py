@@ -1,0 +1,230 @@
+"""``edged models list | pull | verify | remove``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edged import catalogue, config
+from edged.catalogue import Entry, Installed, Listener, Pull, State, Store
+from edged.errors import CatalogueError, ConfigError, EdgedError
+
+_INTERRUPTED = 130
+_LINE_EVERY_PERCENT = 10
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.ArgumentParser) -> None:
+    """Register ``models``; ``common`` holds ``--config``, and ``func`` takes the arguments to an exit code."""
+    models = subparsers.add_parser("models", help="list, pull, verify and remove model files")
+    actions = models.add_subparsers(dest="action", required=True, metavar="list|pull|verify|remove")
+    place = argparse.ArgumentParser(add_help=False, parents=[common])
+    place.add_argument("--dir", type=Path, help="the models directory (default: models/ in the state directory)")
+
+    listing = actions.add_parser("list", parents=[place], help="the catalogue and what of it is installed")
+    listing.add_argument("--json", action="store_true", help="one JSON array on standard output")
+    pull = actions.add_parser("pull", parents=[place], help="fetch a model and check its digest")
+    pull.add_argument("name", nargs="?", help="a name from the list (default: the models the config uses)")
+    verify = actions.add_parser("verify", parents=[place], help="hash installed files again")
+    verify.add_argument("name", nargs="?", help="a name from the list (default: everything installed)")
+    remove = actions.add_parser("remove", parents=[place], help="delete a model and what is left of its pulls")
+    remove.add_argument("name", help="a name from the list")
+
+    for parser, action in ((listing, _list), (pull, _pull), (verify, _verify), (remove, _remove)):
+        parser.set_defaults(func=run, run_action=action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked: 0 done, 1 with one line on standard error, 130 interrupted."""
+    action: Callable[[argparse.Namespace], int] = args.run_action
+    try:
+        return action(args)
+    except EdgedError as exc:
+        _say(exc.message)
+        return 1
+    except OSError as exc:
+        _say(f"{exc.filename or 'file'}: {exc.strerror or exc}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted: run it again to go on")
+        return _INTERRUPTED
+
+
+def _list(args: argparse.Namespace) -> int:
+    store = Store(args.dir)
+    used_by = _users(args)
+    rows = [_row(entry, store.status(entry), used_by) for entry in catalogue.load().values()]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(_table(rows))
+    return 0
+
+
+def _pull(args: argparse.Namespace) -> int:
+    entries = [_named(args.name)] if args.name is not None else _configured(args)
+    store = Store(args.dir)
+    for entry in entries:
+        present = store.status(entry).state is State.INSTALLED
+        with _listener() as listener:
+            found = Pull(entry, store, listener).run()
+        print(f"{entry.name}: {'already installed' if present else 'installed'}: {found.path}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    store = Store(args.dir)
+    names = catalogue.load().values() if args.name is None else [_named(args.name)]
+    present = [entry for entry in names if args.name or store.status(entry).state is not State.MISSING]
+    if not present:
+        print("no model is installed")
+    bad = [found for found in (store.verify(entry) for entry in present) if not _reported(found)]
+    return 1 if bad else 0
+
+
+def _reported(found: Installed) -> bool:
+    """Say how one verified model is, on the stream it belongs to."""
+    if found.state is State.INSTALLED:
+        print(f"{found.name}: ok: {found.path}")
+        return True
+    _say(f"{found.name}: {found.state}: run: edged models pull {found.name}")
+    return False
+
+
+def _remove(args: argparse.Namespace) -> int:
+    freed_bytes = Store(args.dir).remove(_named(args.name))
+    print(f"{args.name}: {f'removed, {_size(freed_bytes)} freed' if freed_bytes else 'was not installed'}")
+    return 0
+
+
+# -- what the config says ------------------------------------------------------------------------------------------
+
+
+def _named(name: str) -> Entry:
+    return catalogue.find(name, catalogue.load())
+
+
+def _configured(args: argparse.Namespace) -> list[Entry]:
+    """The catalogue models of the config file. Raises: ConfigError, CatalogueError."""
+    loaded = config.load(_config_path(args))
+    names = list(dict.fromkeys(model.catalogue for model in loaded.models if model.catalogue))
+    if not names:
+        raise CatalogueError("the config uses no catalogue model: name one")
+    return [_named(name) for name in names]
+
+
+def _users(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Which ``[[model]]`` uses which entry. Only a config that was asked for must be there and valid."""
+    asked = getattr(args, "config", None) is not None
+    if not asked and not _config_path(args).exists():
+        return {}
+    try:
+        loaded = config.load(_config_path(args))
+    except ConfigError as exc:
+        if asked:
+            raise
+        _say(exc.message)
+        return {}
+    users: dict[str, list[str]] = {}
+    for model in loaded.models:
+        if model.catalogue:
+            users.setdefault(model.catalogue, []).append(model.name)
+    return users
+
+
+def _config_path(args: argparse.Namespace) -> Path:
+    path = getattr(args, "config", None)
+    return config.default_path() if path is None else Path(path)
+
+
+# -- what is printed -----------------------------------------------------------------------------------------------
+
+
+def _row(entry: Entry, found: Installed, used_by: dict[str, list[str]]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "path": str(found.path),
+        "bytes": found.bytes,
+        "state": str(found.state),
+        "catalogue_bytes": entry.bytes,
+        "sha256": entry.sha256,
+        "licence": entry.licence,
+        "context_tokens": entry.context_tokens,
+        "used_by": used_by.get(entry.name, []),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    header = ("NAME", "STATE", "SIZE", "CONTEXT", "LICENCE", "USED BY", "PATH")
+    lines = [header]
+    for row in rows:
+        size = _size(row["bytes"] or row["catalogue_bytes"])
+        used_by = ",".join(row["used_by"]) or "-"
+        lines.append(
+            (row["name"], row["state"], size, str(row["context_tokens"]), row["licence"], used_by, row["path"])
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def _say(text: str) -> None:
+    print(f"edged: {text}", file=sys.stderr, flush=True)
+
+
+class _Lines:
+    """Progress for logs and pipes: a line every ten percent."""
+
+    def __init__(self) -> None:
+        self._last = ("", -1)
+
+    def progress(self, stage: str, done_bytes: int, total_bytes: int) -> None:
+        step = (stage, done_bytes * 100 // max(total_bytes, 1) // _LINE_EVERY_PERCENT)
+        if step != self._last:
+            self._last = step
+            _say(f"{stage}: {_size(done_bytes)} of {_size(total_bytes)}")
+
+    def note(self, text: str) -> None:
+        _say(text)
+
+
+class _Bar:
+    """Progress for people: one bar per stage."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._tasks: dict[str, Any] = {}
+
+    def progress(self, stage: str, done_bytes: int, total_bytes: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total_bytes)
+        self._bars.update(self._tasks[stage], completed=done_bytes, total=total_bytes)
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def _listener() -> Iterator[Listener]:
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bar(bars)
