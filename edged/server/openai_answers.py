@@ -150,7 +150,7 @@ class _ChatFormat(_Format):
 
     @staticmethod
     def whole(text: str) -> Json:
-        message = {
+        message: Json = {
             "role": "assistant",
             "content": text,
             "refusal": None,
@@ -227,6 +227,10 @@ def _finite(logprob: float) -> float:
     return LEAST_LOGPROB if math.isnan(logprob) else min(max(logprob, LEAST_LOGPROB), 0.0)
 
 
+def _word(finish: FinishReason | None) -> str | None:
+    return None if finish is None else finish.value
+
+
 # -- whole and streamed ----------------------------------------------------------------------------------------------
 
 
@@ -245,9 +249,8 @@ class _Answer:
         return f"{type(self).__name__}({self._common['id']}, {self._choices})"
 
     def _shown(self, choice: _Choice, chunk: Chunk) -> list[_Shown]:
-        """Count and close; nothing is done for log-probabilities that nobody asked for."""
-        self._usage = chunk.usage or self._usage
-        choice.finish = choice.finish or chunk.finish
+        """Close the choice where the chunk does; nothing is done for log-probabilities that nobody asked for."""
+        choice.finish = chunk.finish
         return [] if self._top is None else choice.take(chunk)
 
     def _logprobs(self, shown: Sequence[_Shown]) -> Json | None:
@@ -269,11 +272,12 @@ class _Whole(_Answer):
 
     def feed(self, chunk: Chunk) -> None:
         """Take one chunk; after a choice's finish nothing of it counts but the usage."""
-        choice = self._choices[chunk.choice]
-        if choice.finish is None:
-            self._tokens[chunk.choice] += self._shown(choice, chunk)
-            self._texts[chunk.choice].append(chunk.text)
         self._usage = chunk.usage or self._usage
+        choice = self._choices[chunk.choice]
+        if choice.finish is not None:
+            return
+        self._tokens[chunk.choice] += self._shown(choice, chunk)
+        self._texts[chunk.choice].append(chunk.text)
 
     def text(self, choice: int = 0) -> str:
         """The text of one choice so far."""
@@ -291,7 +295,7 @@ class _Whole(_Answer):
             "index": index,
             **self._format.whole(self.text(index)),
             "logprobs": self._logprobs(self._tokens[index]),
-            "finish_reason": self._choices[index].finish,
+            "finish_reason": _word(self._choices[index].finish),
         }
 
 
@@ -305,9 +309,9 @@ class _Stream(_Answer):
 
     def feed(self, chunk: Chunk) -> list[Json]:
         """The events ready to be sent. Each choice opens once and ends once, in an event of its own without text."""
+        self._usage = chunk.usage or self._usage
         choice = self._choices[chunk.choice]
         if choice.finish is not None:
-            self._usage = chunk.usage or self._usage
             return []
         shown = self._shown(choice, chunk)
         events = self._open(choice, chunk)
@@ -347,7 +351,7 @@ class _Stream(_Answer):
     def _event(
         self, index: int, piece: Json, *, logprobs: Json | None = None, finish: FinishReason | None = None
     ) -> Json:
-        return self._envelope([{"index": index, **piece, "logprobs": logprobs, "finish_reason": finish}], None)
+        return self._envelope([{"index": index, **piece, "logprobs": logprobs, "finish_reason": _word(finish)}], None)
 
     def _envelope(self, choices: list[Json], usage: Json | None) -> Json:
         return {**self._common, **self._format.event, "choices": choices, "usage": usage}

@@ -130,11 +130,12 @@ class ChatMessage(_Strict):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[
-        Annotated[list[Part], FailFast(), Field(min_length=1, max_length=MAX_PARTS)] | None,
+        list[Part] | None,
+        Field(min_length=1, max_length=MAX_PARTS),
         BeforeValidator(_text_or_parts),
     ] = None
     name: str | None = Field(default=None, pattern=r"^[^\s<|\\/>]{1,64}$")
-    tool_calls: Annotated[list[ToolCallBody], FailFast(), Field(max_length=128)] | None = None
+    tool_calls: list[ToolCallBody] | None = Field(default=None, max_length=128)
     tool_call_id: str | None = Field(default=None, min_length=1, max_length=256)
     refusal: str | None = None
     annotations: list[Any] | None = None

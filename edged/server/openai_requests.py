@@ -206,24 +206,22 @@ def _part(param: str, part: Part) -> str:
 
 def _prompt(prompt: Any) -> str | tuple[int, ...]:
     """A string, an array of one string, token ids, or an array of one array of token ids."""
-    if isinstance(prompt, str):
-        return _text_prompt(prompt)
-    if not isinstance(prompt, list):
-        raise wrong_type("prompt", "must be a string or an array of token ids", prompt)
-    if not prompt:
-        raise wrong_value("prompt", "must not be empty", prompt)
-    if isinstance(prompt[0], str | list):
-        if len(prompt) > 1:
-            raise Unsupported("prompt: one prompt per request is supported", param="prompt")
-        return _prompt(prompt[0]) if isinstance(prompt[0], list) else _text_prompt(prompt[0])
-    return tuple(_token_id(f"prompt[{i}]", token) for i, token in enumerate(prompt))
+    if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
+        return _one_prompt("prompt", prompt)
+    if len(prompt) > 1:
+        raise Unsupported("prompt: only one prompt per request is supported", param="prompt")
+    return _one_prompt("prompt[0]", prompt[0])
 
 
-def _text_prompt(prompt: str) -> str:
+def _one_prompt(param: str, prompt: Any) -> str | tuple[int, ...]:
     """Nothing follows from nothing: an empty prompt is refused, it does not mean "begin with any text"."""
+    if not isinstance(prompt, str | list):
+        raise wrong_type(param, "must be a string or an array of token ids", prompt)
     if not prompt:
-        raise wrong_value("prompt", "must not be empty", prompt)
-    return prompt
+        raise wrong_value(param, "must not be empty", prompt)
+    if isinstance(prompt, str):
+        return prompt
+    return tuple(_token_id(f"{param}[{i}]", token) for i, token in enumerate(prompt))
 
 
 def _token_id(param: str, token: Any) -> int:
