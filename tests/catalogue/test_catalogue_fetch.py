@@ -131,7 +131,10 @@ def test_an_endless_file_is_stopped_at_the_promised_size(server, store, an_entry
         ({"status": 403}, "answered 403 Forbidden"),
         ({"status": 503}, "answered 503 Service Unavailable"),
         ({"status": 302, "location": "/m.gguf"}, "redirects in a loop"),
-        ({"status": 302, "location": "http://elsewhere.example/m?sig=S3CRET"}, "redirects to http://elsewhere.example/m,"),
+        (
+            {"status": 302, "location": "http://elsewhere.example/m?sig=S3CRET"},
+            "redirects to http://elsewhere.example/m,",
+        ),
         ({"status": 302, "location": "file:///etc/passwd"}, "redirects where it must not"),
         ({"body": b"GGUF", "headers": {"Content-Encoding": "gzip"}}, "compressed"),
     ],
