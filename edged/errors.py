@@ -130,8 +130,12 @@ class WorkerLost(EngineError):
 
 
 class UpstreamError(EdgedError):
-    """A provider failed; ``upstream`` is its configured name. Never carries the provider's raw body."""
+    """A provider failed; ``upstream`` is its configured name. Never carries the provider's raw body.
 
+    ``may_cost`` says whether it had taken the prompt, so that it may charge for it.
+    """
+
+    may_cost = True
     status = 502
     code = "upstream_error"
     type = "upstream_error"
@@ -166,18 +170,21 @@ class UpstreamBusy(UpstreamUnavailable):
     """It answered 429 or 503: not before ``retry_after_s``."""
 
     status = 503
+    may_cost = False
     code = "upstream_busy"
 
 
 class UpstreamRejected(UpstreamError):
     """It refused the request itself (a 4xx that is the request's fault): another provider may still take it."""
 
+    may_cost = False
     code = "upstream_rejected"
 
 
 class UpstreamDenied(UpstreamError):
     """It refused our credentials (401, 403) or our account (402)."""
 
+    may_cost = False
     code = "upstream_denied"
 
 

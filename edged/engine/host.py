@@ -5,7 +5,7 @@ Owns the worker's life (start, watch, restart with back-off) and hands each even
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -163,7 +163,7 @@ class Engine:
         snapshot = _snapshot(self.config, self.state, prepared.stats)
         return Prompt(request, prepared.prompt_tokens, prepared.cached_tokens, snapshot)
 
-    async def generate(self, prompt: Prompt, kept: tuple[Kept, ...] = ()) -> AsyncIterator[Chunk]:
+    async def generate(self, prompt: Prompt, kept: tuple[Kept, ...] = ()) -> AsyncGenerator[Chunk, None]:
         """Yield the answer's chunks; closing the iterator stops the decode within one step.
 
         ``kept`` continues an earlier try: per choice, the tokens it already has.

@@ -1,0 +1,226 @@
+"""From a request to one author and one record."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from edged.config import Config, RouteConfig
+from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Request, Status, Target
+from edged.dispatch.cloud import Cloud
+from edged.dispatch.local import Commit, Deferral, attempt_local, cut_short, resume_local
+from edged.dispatch.trace import AttemptTrace, Trace
+from edged.engine.host import Engine
+from edged.errors import Busy, EdgedError, InvalidRequest, NotReady
+from edged.routing import names, policy
+from edged.routing.policy import Observation, Terms
+
+log = logging.getLogger(__name__)
+
+RecordSink = Callable[[Record], None]
+_BUSY_RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What is known when the answer begins: the ``x-edged-*`` headers."""
+
+    request_id: str
+    served_by: Target
+    model: str
+    reason: Reason
+    confidence: float | None
+
+
+class Answer:
+    """A committed answer: one author from the first byte to the last."""
+
+    def __init__(self, trace: Trace, commit: Commit, allowed: Terms) -> None:
+        self._trace = trace
+        self._commit = commit
+        self._allowed = allowed
+        attempt = commit.attempt
+        self.head = Head(
+            request_id=trace.request.id,
+            served_by=attempt.target,
+            model=attempt.public_name,
+            reason=trace.reason,
+            confidence=attempt.confidence,
+        )
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """The whole answer, what was held first. Raises: EdgedError where the author fails on the way."""
+        for chunk in self._commit.held:
+            self._trace.sent()
+            yield chunk
+        async for chunk in self._commit.rest:
+            self._commit.attempt.see(chunk)
+            self._trace.sent()
+            yield chunk
+        self._commit.attempt.end(Outcome.SERVED)
+        self._look_back()
+
+    def record(self) -> Record:
+        """The record as it stands; final once ``chunks`` is exhausted."""
+        return self._trace.record(Status.OK)
+
+    def _look_back(self) -> None:
+        """Score an answer that was not held, and say where a label kept an answer that would have left."""
+        attempt, allowed = self._commit.attempt, self._allowed
+        if attempt.target is not Target.LOCAL:
+            return
+        seen = _whole(attempt, self._trace)
+        if attempt.confidence is None:
+            attempt.confidence = seen.confidence
+        kept_by_label = self._trace.reason is Reason.PINNED_LOCAL and allowed.has_cloud
+        if kept_by_label and policy.wanted_to_leave(seen, allowed):
+            self._trace.decide(
+                Decision(
+                    target=Target.LOCAL,
+                    reason=Reason.PRIVATE,
+                    stage="look_back",
+                    confidence=seen.confidence,
+                    threshold=allowed.confidence,
+                )
+            )
+
+
+class Dispatcher:
+    """Owns what is in flight. Every accepted request leaves exactly one record in every sink."""
+
+    def __init__(
+        self, config: Config, *, engines: Mapping[str, Engine], cloud: Cloud, sinks: Sequence[RecordSink] = ()
+    ) -> None:
+        self._config = config
+        self._engines = engines
+        self._cloud = cloud
+        self._sinks = tuple(sinks)
+        self.draining = False
+        self.in_flight = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"Dispatcher(in_flight={self.in_flight}, draining={self.draining}, engines={list(self._engines.values())})"
+        )
+
+    @asynccontextmanager
+    async def answer(self, request: Request) -> AsyncIterator[Answer]:
+        """Decide who answers; inside the block, read ``chunks``. Leaving the block, however, ends all work for it.
+
+        Raises: EdgedError when nobody answers.
+        """
+        trace = Trace(request, received_at=time.time())
+        self.in_flight += 1
+        status: Status = Status.FAILED
+        error: str | None = "internal_error"
+        try:
+            self._refuse_while_draining(trace)
+            route = names.resolve(self._config, request.model)
+            trace.route = route.name
+            allowed = policy.terms(route, request)
+            commit = await self._author(trace, route, allowed)
+            trace.author = commit.attempt
+            async with aclosing(commit.rest):
+                yield Answer(trace, commit, allowed)
+            served = commit.attempt.outcome is Outcome.SERVED
+            status, error = (Status.OK, None) if served else (Status.CANCELLED, "client_gone")
+        except (asyncio.CancelledError, GeneratorExit, ConnectionError):
+            status, error = Status.CANCELLED, "client_gone"
+            raise
+        except EdgedError as exc:
+            status, error = _status(trace), exc.code
+            raise
+        finally:
+            self.in_flight -= 1
+            self._close(trace, status, error)
+
+    async def _author(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit:
+        """Local first where it may; the cloud where local defers; local after all where the cloud fails."""
+        engine = self._engines.get(route.local)
+        snapshot = engine.snapshot() if engine else None
+        decision = trace.decide(policy.admit(allowed, snapshot, in_flight=engine.in_flight if engine else 0))
+        deferral = Deferral(decision.reason)
+        if decision.target is Target.NONE:
+            raise _nobody(decision.reason, engine)
+        if decision.target is Target.LOCAL:
+            assert engine is not None
+            outcome = await attempt_local(engine, trace, allowed)
+            if isinstance(outcome, Commit):
+                return outcome
+            deferral = outcome
+            if not allowed.may_escalate:
+                raise deferral.error or _nobody(deferral.reason, engine)
+            if trace.reason is not deferral.reason:
+                trace.decide(Decision(target=Target.CLOUD, reason=deferral.reason, stage="local"))
+        failure_or_commit = await self._cloud.attempt(trace, route, allowed)
+        if isinstance(failure_or_commit, Commit):
+            return failure_or_commit
+        return await self._after_all(trace, engine, deferral, failure_or_commit.reason, failure_or_commit.error)
+
+    async def _after_all(
+        self, trace: Trace, engine: Engine | None, deferral: Deferral, reason: Reason, error: EdgedError
+    ) -> Commit:
+        """Nobody in the cloud answered: the local answer is finished and served, marked with ``reason``."""
+        if deferral.reason is Reason.PINNED_CLOUD or engine is None:
+            raise error
+        if deferral.reason is Reason.QUEUE_FULL:
+            trace.decide(Decision(target=Target.NONE, reason=Reason.REJECTED_BUSY, stage="after_all"))
+            raise _nobody(Reason.REJECTED_BUSY, engine) from error
+        if deferral.error is not None or deferral.draft is None:
+            client_fault = isinstance(deferral.error, InvalidRequest) and not isinstance(error, InvalidRequest)
+            raise (deferral.error if client_fault and deferral.error else error) from deferral.error
+        trace.decide(Decision(target=Target.LOCAL, reason=reason, stage="after_all"))
+        return await resume_local(engine, trace, deferral.draft)
+
+    def _refuse_while_draining(self, trace: Trace) -> None:
+        if self.draining:
+            trace.decide(Decision(target=Target.NONE, reason=Reason.REJECTED_BUSY, stage="admit"))
+            raise NotReady("the daemon is shutting down", retry_after_s=_BUSY_RETRY_S)
+
+    def _close(self, trace: Trace, status: Status, error: str | None) -> None:
+        """End what is still open, price it, and write the record."""
+        for engine in self._engines.values():
+            engine.release(trace.request.id)
+        ending = Outcome.CANCELLED if status is Status.CANCELLED else Outcome.FAILED
+        for attempt in trace.attempts:
+            if attempt.outcome is None:
+                attempt.end(ending, error)
+        self._cloud.settle(trace)
+        record = trace.record(status, error=error)
+        for sink in self._sinks:
+            sink(record)
+        log.info(
+            "request=%s status=%s served_by=%s model=%s reason=%s total_s=%.3f cost_uusd=%d",
+            record.id,
+            record.status,
+            record.served_by,
+            record.served_model,
+            record.reason,
+            record.total_s,
+            record.cost_uusd,
+        )
+
+
+def _whole(attempt: AttemptTrace, trace: Trace) -> Observation:
+    return Observation(
+        elapsed_s=0.0,
+        silence_s=0.0,
+        choices=attempt.tokens,
+        finishes=tuple(attempt.finishes),
+        has_text=bool(attempt.all_text),
+        cut_short=cut_short(attempt, trace.request.max_tokens),
+    )
+
+
+def _status(trace: Trace) -> Status:
+    """Rejected: turned away before anyone tried. Failed: someone tried."""
+    return Status.FAILED if trace.author or any(a.first_token_s for a in trace.attempts) else Status.REJECTED
+
+
+def _nobody(reason: Reason, engine: Engine | None) -> EdgedError:
+    if reason is Reason.REJECTED_BUSY:
+        return Busy("all slots are taken and the queue is full", retry_after_s=_BUSY_RETRY_S)
+    state = engine.state if engine else EngineState.DOWN
+    return NotReady(f"the local model is {state.value}", retry_after_s=_BUSY_RETRY_S)

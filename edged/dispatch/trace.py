@@ -1,0 +1,181 @@
+"""What happens to one request, as it happens, and the record it becomes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from edged.core import (
+    Attempt,
+    Chat,
+    Chunk,
+    Decision,
+    FinishReason,
+    Outcome,
+    Reason,
+    Record,
+    Request,
+    Status,
+    Target,
+    Timings,
+    Token,
+    Usage,
+)
+
+
+@dataclass(slots=True, eq=False)
+class AttemptTrace:
+    """One backend's try while it runs. ``started_s`` is monotonic; ``settle`` prices it when it is over."""
+
+    target: Target
+    backend: str
+    model: str
+    started_s: float
+    choices: int = 1
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    prompt_tokens: int = 0
+    usage: Usage | None = None
+    timings: Timings = field(default_factory=Timings)
+    tokens: tuple[list[Token], ...] = ()
+    texts: tuple[list[str], ...] = ()
+    finishes: list[FinishReason | None] = field(default_factory=list)
+    cost_uusd: int | None = None
+    cost_estimated: bool = False
+    may_cost: bool = True
+    reserved_uusd: int = 0
+    confidence: float | None = None
+    outcome: Outcome | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = tuple([] for _ in range(self.choices))
+        self.texts = tuple([] for _ in range(self.choices))
+        self.finishes = [None] * self.choices
+
+    def see(self, chunk: Chunk) -> None:
+        """Account for one chunk."""
+        if self.first_token_s is None and (chunk.text or chunk.tokens or chunk.finish):
+            self.first_token_s = time.monotonic()
+        if chunk.choice < self.choices:
+            self.tokens[chunk.choice].extend(chunk.tokens)
+            self.texts[chunk.choice].append(chunk.text)
+            self.finishes[chunk.choice] = chunk.finish or self.finishes[chunk.choice]
+        self.usage = chunk.usage or self.usage
+        self.timings = chunk.timings or self.timings
+        self.cost_uusd = self.cost_uusd if chunk.cost_uusd is None else chunk.cost_uusd
+
+    def end(self, outcome: Outcome, error: str | None = None) -> None:
+        """Close the attempt; the first ending counts, except that a discarded draft may still be served."""
+        if self.outcome in (None, Outcome.DISCARDED):
+            self.outcome, self.error, self.ended_s = outcome, error, time.monotonic()
+
+    @property
+    def public_name(self) -> str:
+        """The model as a client could ask for it."""
+        return self.model if self.target is Target.LOCAL else f"{self.backend}/{self.model}"
+
+    @property
+    def text(self) -> str:
+        """The first choice's text so far."""
+        return "".join(self.texts[0])
+
+    @property
+    def all_text(self) -> str:
+        return "".join("".join(texts) for texts in self.texts)
+
+    @property
+    def seen_tokens(self) -> int:
+        return sum(len(tokens) for tokens in self.tokens)
+
+    def freeze(self, received_s: float) -> Attempt:
+        ended_s = self.ended_s or time.monotonic()
+        first_s = self.first_token_s
+        counted = Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.seen_tokens)
+        return Attempt(
+            target=self.target,
+            backend=self.backend,
+            model=self.model,
+            outcome=self.outcome or Outcome.FAILED,
+            started_s=self.started_s - received_s,
+            total_s=ended_s - self.started_s,
+            ttft_s=None if first_s is None else first_s - self.started_s,
+            usage=self.usage or counted,
+            cost_uusd=self.cost_uusd or 0,
+            cost_estimated=self.cost_estimated,
+            confidence=self.confidence,
+            error=self.error,
+        )
+
+
+class Trace:
+    """Everything known of one request. ``reason`` is that of the latest decision."""
+
+    def __init__(self, request: Request, *, received_at: float) -> None:
+        self.request = request
+        self.received_at = received_at
+        self.route: str | None = None
+        self.decisions: list[Decision] = []
+        self.attempts: list[AttemptTrace] = []
+        self.author: AttemptTrace | None = None
+        self.first_sent_s: float | None = None
+        self.reason = Reason.NO_ROUTE
+
+    def __repr__(self) -> str:
+        return f"Trace({self.request.id}, {self.reason}, attempts={len(self.attempts)})"
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.request.received_s
+
+    def decide(self, decision: Decision) -> Decision:
+        self.decisions.append(replace(decision, at_s=self.elapsed_s))
+        self.reason = decision.reason
+        return decision
+
+    def attempt(self, target: Target, *, backend: str, model: str) -> AttemptTrace:
+        attempt = AttemptTrace(target, backend, model, time.monotonic(), choices=self.request.n)
+        self.attempts.append(attempt)
+        return attempt
+
+    def sent(self) -> None:
+        """The first part of the answer is on its way to the client."""
+        if self.first_sent_s is None:
+            self.first_sent_s = time.monotonic()
+
+    def record(self, status: Status, *, error: str | None = None) -> Record:
+        """The one record; may be asked for before the end, it changes nothing."""
+        request, author = self.request, self.author
+        predicted = [d.predicted_ttft_s for d in self.decisions if d.predicted_ttft_s is not None]
+        return Record(
+            id=request.id,
+            received_at=self.received_at,
+            api=request.api,
+            model=request.model,
+            status=status,
+            served_by=author.target if author else Target.NONE,
+            reason=self.reason,
+            route=self.route,
+            served_model=author.public_name if author else None,
+            tenant=request.tenant,
+            task=request.limits.task,
+            locality=request.limits.locality,
+            stream=request.stream,
+            confidence=author.confidence if author else None,
+            predicted_ttft_s=predicted[-1] if predicted else None,
+            ttft_s=None if self.first_sent_s is None else self.first_sent_s - request.received_s,
+            total_s=self.elapsed_s,
+            timings=author.timings if author else Timings(),
+            attempts=tuple(attempt.freeze(request.received_s) for attempt in self.attempts),
+            decisions=tuple(self.decisions),
+            error=error,
+            prompt_text=_prompt_text(request),
+            answer_text=author.text if author else None,
+        )
+
+
+def _prompt_text(request: Request) -> str:
+    """The prompt as the ledger keeps it where ``store_text`` says so."""
+    if isinstance(request.input, Chat):
+        return "\n".join(f"{m.role}: {m.text or ''}" for m in request.input.messages)
+    prompt: str | Sequence[int] = request.input.prompt
+    return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
