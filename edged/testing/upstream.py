@@ -252,6 +252,9 @@ def _pieces(seen: Seen, reply: Reply, *, streams: bool) -> Iterator[bytes]:
 
 
 def _event_bytes(event: Any, line_end: str) -> bytes:
+    """An event from JSON or its text; bytes are sent as they are."""
+    if isinstance(event, bytes):
+        return event
     data = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
     return f"data: {data}{line_end}{line_end}".encode()
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -113,17 +113,17 @@ class UpstreamClient:
         """Seconds for which this target asked to be left alone; 0.0 when it may be called."""
         return self._cooldowns.left_s((upstream, model), now_s=self._clock())
 
-    async def stream(self, request: Request, upstream: str, model: str) -> AsyncIterator[Chunk]:
+    async def stream(self, request: Request, upstream: str, model: str) -> AsyncGenerator[Chunk, None]:
         """Ask once and yield the answer's chunks; the last one carries usage, and cost where the provider names it.
 
         Closing the iterator (use ``contextlib.aclosing``) closes the connection at once.
         Raises: Unsupported before any call, UpstreamError, ModelNotFound.
         """
-        provider = self._provider(upstream, model)
+        session, provider = self._ready(upstream, model)
         pinned = request.model == f"{upstream}/{model}"
         call = openai.encode(request, model, pinned=pinned, dialect=provider.dialect)
         first_token_at_s = asyncio.get_running_loop().time() + provider.config.first_token_timeout_s
-        response = await self._ask(provider, call, first_token_at_s)
+        response = await self._ask(session, provider, call, first_token_at_s)
         try:
             await self._accept(response, provider, call, model)
             decoder = openai.Decoder(request, upstream=upstream, call=call)
@@ -135,18 +135,19 @@ class UpstreamClient:
         finally:
             response.close()  # a connection whose answer was read to its end has been given back already
 
-    def _provider(self, upstream: str, model: str) -> _Provider:
+    def _ready(self, upstream: str, model: str) -> tuple[aiohttp.ClientSession, _Provider]:
         if self._session is None:
             raise RuntimeError("the upstream client is not started")
         provider = self._providers.get(upstream)
         if provider is None or all(model != known.name for known in provider.config.models):
             raise ModelNotFound(f'no upstream model is named "{upstream}/{model}"', param="model")
-        return provider
+        return self._session, provider
 
-    async def _ask(self, provider: _Provider, call: openai.Call, first_token_at_s: float) -> aiohttp.ClientResponse:
+    async def _ask(
+        self, session: aiohttp.ClientSession, provider: _Provider, call: openai.Call, first_token_at_s: float
+    ) -> aiohttp.ClientResponse:
         """Send the call and wait for the answer's headers."""
-        config, session = provider.config, self._session
-        assert session is not None  # noqa: S101 - _provider checked it
+        config = provider.config
         self.calls += 1
         failure: UpstreamError
         try:
