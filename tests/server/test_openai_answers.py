@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types import Completion as OpenAICompletion
 from openai.types import CompletionChoice
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
@@ -168,6 +169,22 @@ def test_a_chat_stream_opens_with_the_role_and_ends_with_the_reason() -> None:
     assert [e["choices"][0]["finish_reason"] for e in events] == [None, None, None, "stop"]
     assert {e["id"] for e in events} == {"chatcmpl-r1"}
     assert {e["usage"] for e in events} == {None}
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_the_official_client_puts_a_stream_together(asked: int | None) -> None:
+    """Its own accumulator arrives at the text, the finish reason, the log-probabilities and the usage."""
+    state = ChatCompletionStreamState()
+    for event in streamed(ChatStream, HELLO, include_usage=True, top_logprobs=asked):
+        state.handle_chunk(ChatCompletionChunk.model_validate(event))
+    final = state.get_final_completion()
+    assert final.choices[0].message.content == "Hello"
+    assert final.choices[0].message.role == "assistant"
+    assert final.choices[0].finish_reason == "stop"
+    assert final.usage is not None
+    assert final.usage.total_tokens == 14
+    logprobs = final.choices[0].logprobs
+    assert [t.token for t in (logprobs and logprobs.content) or []] == ([] if asked is None else ["Hel", "lo"])
 
 
 def test_a_completion_stream_is_text_only() -> None:

@@ -31,6 +31,7 @@ NOT_JSON = [
     (b'{"a": -Infinity}', "is not valid JSON"),
     (b'{"a": 1e999}', "out of range"),
     (b'{"a": ' + b"9" * 5_000 + b"}", "out of range"),
+    (b'{"a": ' * 500 + b"1e999" + b"}" * 500, "out of range"),
     (b'\xef\xbb\xbf{"a": 1}', "byte order mark"),
     ('{"a": 1}'.encode("utf-16"), "is not UTF-8"),
     ('{"a": 1}'.encode("utf-16-le"), "is not UTF-8"),
