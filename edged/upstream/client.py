@@ -8,6 +8,7 @@ is no first token.
 import asyncio
 import contextlib
 import math
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,6 +215,7 @@ class _Answer:
         self._body = bytearray()
         self._received_bytes = 0
         self._failure: UpstreamError | None = None
+        self._lost: UpstreamError | None = None
         self.over = False
 
     def __repr__(self) -> str:
@@ -229,7 +231,7 @@ class _Answer:
             for event in self._events(data):
                 chunks += event
             if not data or self._decoder.done:
-                chunks += self._decoder.close()
+                chunks += self._close()
                 self.over = True
         except sse.EventTooLarge as exc:
             self._failure = _protocol_error(self._config.name, str(exc))
@@ -257,17 +259,22 @@ class _Answer:
     def _json(self, data: bytes) -> Iterator[list[Chunk]]:
         """A server that ignores ``stream``: the whole body is one event."""
         self._body += data
-        if not data:
+        if not data and self._lost is None:
             yield self._decoder.body(bytes(self._body))
 
+    def _close(self) -> list[Chunk]:
+        """The last chunks. Once the answer is finished, whatever ended it is a good end (F08)."""
+        if self._lost is not None and not self._decoder.finished:
+            raise self._lost
+        return self._decoder.close()
+
     async def _bytes(self) -> bytes:
-        """The next bytes, b"" at the end. Once the answer is finished, whatever ends it is a good end (F08)."""
+        """The next bytes, b"" at the end, good or bad."""
         try:
             data = await self._next_bytes()
-        except UpstreamError:
-            if self._decoder.finished:
-                return b""
-            raise
+        except UpstreamError as exc:
+            self._lost = exc
+            return b""
         self._received_bytes += len(data)
         if not self._is_within_cap():
             raise _protocol_error(self._config.name, f"sent more than {self._config.max_response_bytes} bytes")
@@ -361,7 +368,7 @@ def _transport_error(upstream: str, exc: Exception) -> UpstreamError:
     elif isinstance(exc, aiohttp.ClientSSLError):
         what = f"cannot be reached: TLS failed ({type(exc).__name__})"
     elif isinstance(exc, aiohttp.ClientConnectorError):
-        what = f"cannot be reached ({exc.os_error.strerror or type(exc.os_error).__name__})"
+        what = f"cannot be reached ({os.strerror(exc.errno) if exc.errno else 'every address failed'})"
     else:
         what = f"cut the connection ({type(exc).__name__})"
     return UpstreamUnavailable(f'upstream "{upstream}" {what}', upstream=upstream)
