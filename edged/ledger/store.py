@@ -24,8 +24,11 @@ MAX_WAL_BYTES = 128 * 2**20
 EXPIRY_BATCH_ROWS = 500
 DAY_S = 86_400.0
 
+_BIRTH_PRAGMAS = (
+    "auto_vacuum = INCREMENTAL",  # takes effect only as the very first write to a file
+    f"application_id = {APPLICATION_ID}",
+)
 _PRAGMAS = (
-    "auto_vacuum = INCREMENTAL",  # takes effect on an empty file only, as long as nothing was written before it
     "journal_mode = WAL",
     "synchronous = FULL",
     f"journal_size_limit = {JOURNAL_LIMIT_BYTES}",
@@ -48,9 +51,8 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open the file for writing, in autocommit mode: every transaction is begun by name."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S)
     try:
-        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        for pragma in _PRAGMAS:
+        born = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        for pragma in _PRAGMAS if born else _BIRTH_PRAGMAS + _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
     except sqlite3.Error:
         connection.close()
@@ -205,7 +207,7 @@ class Store:
     def _delete(self, limits: Mapping[str, float]) -> int:
         connection = self._ready_connection()
         deleted = connection.execute(_EXPIRE, limits).rowcount
-        connection.execute(f"PRAGMA incremental_vacuum({EXPIRY_BATCH_ROWS})").fetchall()
+        connection.executescript(f"PRAGMA incremental_vacuum({EXPIRY_BATCH_ROWS})")  # execute would free one page only
         return deleted
 
 
