@@ -1,6 +1,7 @@
 """``edged tail``: the last requests, one line each."""
 
 import argparse
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +12,7 @@ from rich.text import Text
 from edged.cli.reading import as_json, command, console, ledger_path, printable
 from edged.core import Record, Status, Target
 from edged.ledger import NoLedger, after, last_seq, tail
+from edged.ledger.files import identity
 from edged.ledger.story import dollars, seconds, when
 
 POLL_S = 0.5
@@ -33,7 +35,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:9]) == int(text)):
+    if not re.fullmatch(r"[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f'"{printable(text)}" is not a number of requests from 0 to 999999999')
     return int(text)
 
@@ -42,6 +44,7 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> None:
     """Print the last records and, if asked, those that follow."""
     path = ledger_path(args)
+    file = identity(path)
     out = None if args.json else console()
     found = tail(path, args.count)
     if out is not None:
@@ -50,13 +53,14 @@ def run(args: argparse.Namespace) -> None:
     seq = found[-1][0] if found else last_seq(path)
     while args.follow:
         time.sleep(POLL_S)
+        if identity(path) != file:
+            file, seq = identity(path), 0  # a new ledger has begun
         try:
             new = after(path, seq)
-            seq = new[-1][0] if new else min(seq, last_seq(path))  # smaller: a new ledger has begun
         except NoLedger:
-            seq = 0
             continue
         _show(out, (record for _, record in new))
+        seq = new[-1][0] if new else seq
 
 
 def _show(out: Console | None, records: Iterable[Record]) -> None:
