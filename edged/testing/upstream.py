@@ -37,8 +37,8 @@ class Reply:
     ``keep_alives`` comments fill the first-token delay. Faults: ``status`` with ``headers`` and ``error``; ``error``
     alone inside a 200, after ``error_after`` events; ``events`` or a raw ``body`` with ``content_type`` instead of the
     built ones; ``cut_at_byte`` of the body, ``cut`` saying how it ends; ``stall_at_byte``: silence from there;
-    ``hang``: not even headers; ``ignore_stream``: one JSON document whatever was asked. ``slice_bytes``: write in
-    pieces of that size.
+    ``hang``: not even headers; ``drop``: the connection ends before any; ``ignore_stream``: one JSON document
+    whatever was asked. ``slice_bytes``: write in pieces of that size.
     """
 
     text: str | None = None
@@ -67,6 +67,7 @@ class Reply:
     cut: Literal["end", "close", "reset"] = "close"
     stall_at_byte: int | None = None
     hang: bool = False
+    drop: Literal["close", "reset"] | None = None
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -191,6 +192,9 @@ class ScriptedUpstream:
         await asyncio.sleep(reply.delay_s)
         if reply.hang:
             await asyncio.Event().wait()
+        if reply.drop:
+            _drop(request, reset=reply.drop == "reset")
+            return web.Response()
         streams = bool(seen.body.get("stream")) and not reply.ignore_stream
         pieces = list(_pieces(seen, reply, streams=streams))
         kind = reply.content_type or ("text/event-stream" if streams and reply.status < 400 else "application/json")  # noqa: PLR2004

@@ -39,7 +39,7 @@ _KEEP_ALIVE_S = 30.0
 _SETTLE_S = 2.0  # how long a finished answer waits for its usage
 _DRAIN_S = 0.2  # how long a finished answer waits for the end that lets its connection be kept
 _ERROR_BODY_BYTES = 65_536
-_ERROR_BODY_S = 2.0
+_ERROR_BODY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class Malformed(ValueError):
 def parse_json(text: str) -> object:
     """Read JSON, refusing NaN and nesting that exhausts the stack (C12, C13). Raises: Malformed."""
     try:
-        value: object = json.loads(text, parse_constant=_refuse_constant)
+        value: object = _JSON.decode(text)
     except (ValueError, RecursionError):
         raise Malformed("not JSON") from None
     return value
@@ -27,6 +27,9 @@ def parse_json(text: str) -> object:
 
 def _refuse_constant(_: str) -> NoReturn:
     raise Malformed("not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def as_object(value: object, what: str) -> Mapping[str, object]:

@@ -14,8 +14,9 @@ from edged.config import UpstreamConfig, UpstreamModelConfig
 from edged.core import Chat, Request, Usage
 from edged.errors import ModelNotFound
 
-_WORDY = re.compile(r"[A-Za-z ]")
-_ASCII_LETTERS_PER_TOKEN = 3
+_LETTERS = re.compile(r"[A-Za-z ]+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_LETTERS_PER_TOKEN = 3
 _OTHER_BYTES_PER_TOKEN = 2
 _TOKENS_PER_MESSAGE = 8
 
@@ -87,11 +88,11 @@ def estimate_tokens(text: str) -> int:
     """
     if not text:
         return 0
-    wordy = len(_WORDY.findall(text))
-    size = len(text.encode("utf-8", "surrogatepass"))
-    plain = sum(map(len, re.findall(r"[\x00-\x7f]+", text)))
-    tokens = -(-wordy // _ASCII_LETTERS_PER_TOKEN) + (plain - wordy) - (-(size - plain) // _OTHER_BYTES_PER_TOKEN)
-    return max(1, tokens)
+    ascii_text = text if text.isascii() else _NOT_ASCII.sub("", text)
+    other_bytes = 0 if ascii_text is text else len(text.encode("utf-8", "surrogatepass")) - len(ascii_text)
+    signs = len(_LETTERS.sub("", ascii_text))
+    letters = len(ascii_text) - signs
+    return max(1, -(-letters // _LETTERS_PER_TOKEN) + signs - (-other_bytes // _OTHER_BYTES_PER_TOKEN))
 
 
 def estimate_prompt_tokens(request: Request) -> int:

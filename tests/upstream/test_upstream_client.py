@@ -183,8 +183,8 @@ def test_the_error_names_the_deadline_that_fired(reply, code):
 @pytest.mark.parametrize(
     "events",
     [
-        [event(str(i)) for i in range(12)] + [event("", "stop")],
-        [event("0"), *[COMMENT] * 11, event("", "stop")],
+        [event(str(i)) for i in range(8)] + [event("", "stop")],
+        [event("0"), *[COMMENT] * 7, event("", "stop")],
     ],
 )
 def test_a_slow_but_living_answer_is_never_cut(events):
@@ -195,7 +195,7 @@ def test_a_slow_but_living_answer_is_never_cut(events):
             up.reply(events=events, chunk_delay_s=0.1)
             began = time.monotonic()
             chunks = await collect(client)
-            assert time.monotonic() - began > 1.1
+            assert time.monotonic() - began > 0.7
             assert chunks[-1].finish is FinishReason.STOP
 
     run(main)

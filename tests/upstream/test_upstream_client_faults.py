@@ -170,6 +170,23 @@ def test_a_server_that_speaks_no_http_is_an_upstream_error(raw):
     run(main)
 
 
+@pytest.mark.parametrize("drop", ["close", "reset"])
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_dropped_call_is_never_repeated_behind_our_back(drop, warm):
+    """On a fresh connection or a kept one, one call is one request: the dispatcher owns retries (F04)."""
+
+    async def main():
+        async with ScriptedUpstream() as up, a_client(up) as client:
+            if warm:
+                await collect(client)
+            up.reply(drop=drop)
+            _, error = await outcome(client)
+            assert type(error) is UpstreamUnavailable
+            assert len(up.seen) == client.calls == 1 + warm
+
+    run(main)
+
+
 # -- sizes, encodings, redirects -------------------------------------------------------------------------------------
 
 
