@@ -49,10 +49,9 @@ def request_row(record: Record, clock_s: float) -> Row:
     }
 
 
-def attempt_row(attempt: Attempt, seq: int, n: int) -> Row:
-    """The row of the ``n``-th attempt of request ``seq``."""
+def attempt_row(attempt: Attempt, n: int) -> Row:
+    """The row of a request's ``n``-th attempt, still without its ``seq``."""
     return {
-        "seq": seq,
         "n": n,
         "target": attempt.target.value,
         "backend": _text(attempt.backend),
@@ -73,10 +72,9 @@ def attempt_row(attempt: Attempt, seq: int, n: int) -> Row:
     }
 
 
-def decision_row(decision: Decision, seq: int, n: int) -> Row:
-    """The row of the ``n``-th decision of request ``seq``."""
+def decision_row(decision: Decision, n: int) -> Row:
+    """The row of a request's ``n``-th decision, still without its ``seq``."""
     return {
-        "seq": seq,
         "n": n,
         "target": decision.target.value,
         "reason": decision.reason.value,

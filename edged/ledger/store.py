@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from edged.core import Record
 from edged.ledger.files import create_private, identity, is_corruption, set_aside, size_bytes
@@ -45,6 +46,13 @@ class Malformed(sqlite3.DatabaseError):
 
 class ReaderInTheWay(sqlite3.OperationalError):
     """Another program reads the file without end, so its write-ahead log cannot be emptied and has reached its cap."""
+
+
+class Written(NamedTuple):
+    """What one transaction did: rows that are new, and records a bug elsewhere made impossible to store."""
+
+    new: int
+    refused: int
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -124,19 +132,19 @@ class Store:
         if connection is not None:
             connection.close()
 
-    def write(self, records: Sequence[Record]) -> int:
-        """Add the records in one transaction and return how many are new; an id already there is left as it is."""
+    def write(self, records: Sequence[Record]) -> Written:
+        """Add the records in one transaction; an id already there is left as it is."""
         connection = self._ready_connection()
         self._bound_wal(connection)
         clock_s = self.clock_s
         connection.execute("BEGIN IMMEDIATE")
         try:
-            new = _insert(connection, records, clock_s)
+            written = _insert(connection, records, clock_s)
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-        return new
+        return written
 
     def expiry(self, *, keep_s: float, now: float) -> Iterator[int]:
         """Delete what is older than ``keep_s``, yielding the count after every small transaction.
@@ -221,21 +229,28 @@ DELETE FROM requests WHERE seq IN (
 """
 
 
-def _insert(connection: sqlite3.Connection, records: Sequence[Record], clock_s: float) -> int:
-    new = 0
+def _insert(connection: sqlite3.Connection, records: Sequence[Record], clock_s: float) -> Written:
+    new = refused = 0
     attempts: list[Row] = []
     decisions: list[Row] = []
     for record in records:
-        row = request_row(record, clock_s)
+        try:
+            row = request_row(record, clock_s)
+            own_attempts = [attempt_row(attempt, n) for n, attempt in enumerate(record.attempts)]
+            own_decisions = [decision_row(decision, n) for n, decision in enumerate(record.decisions)]
+        except (AttributeError, TypeError, ValueError):
+            log.exception("ledger refused a misshapen record")
+            refused += 1
+            continue
         cursor = connection.execute(f"{_insert_into('requests', tuple(row))} ON CONFLICT (id) DO NOTHING", row)
-        if cursor.rowcount == 0 or cursor.lastrowid is None:
+        if cursor.rowcount == 0:
             continue
         new += 1
-        attempts += (attempt_row(attempt, cursor.lastrowid, n) for n, attempt in enumerate(record.attempts))
-        decisions += (decision_row(decision, cursor.lastrowid, n) for n, decision in enumerate(record.decisions))
+        attempts += (one | {"seq": cursor.lastrowid} for one in own_attempts)
+        decisions += (one | {"seq": cursor.lastrowid} for one in own_decisions)
     _insert_all(connection, "attempts", attempts)
     _insert_all(connection, "decisions", decisions)
-    return new
+    return Written(new, refused)
 
 
 def _insert_all(connection: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:

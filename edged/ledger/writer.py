@@ -14,7 +14,7 @@ from edged.core import Record
 from edged.errors import LedgerError
 from edged.ledger.files import create_private, is_corruption
 from edged.ledger.queries import spent_uusd_since
-from edged.ledger.store import DAY_S, MAX_WAL_BYTES, Connect, Store, connect
+from edged.ledger.store import DAY_S, MAX_WAL_BYTES, Connect, ReaderInTheWay, Store, Written, connect
 
 log = logging.getLogger(__name__)
 
@@ -223,39 +223,40 @@ class Ledger:
         if not batch and self._error is None:
             return
         try:
-            new = self._store.write(batch)
+            written = self._store.write(batch)
         except _FAILURES as exc:
             self._put_back(batch, exc)
             self._repair(exc)
         else:
-            self._settle(batch, new)
+            self._settle(len(batch), written)
 
     def _put_back(self, batch: list[Record], exc: Exception) -> None:
         error = f"{type(exc).__name__}: {exc}"
+        if self._error != error:
+            log.warning("ledger degraded, rows wait in memory: error=%r", error)
         with self._lock:
-            if self._error != error:
-                log.warning("ledger degraded, rows wait in memory: error=%r queued=%d", error, len(batch))
             self._error = error
             self._queue.extendleft(reversed(batch))
             self._queue_bytes += sum(map(_weight_bytes, batch))
             self._in_flight = 0
             self._trim()
 
-    def _settle(self, batch: list[Record], new: int) -> None:
+    def _settle(self, count: int, written: Written) -> None:
         size_bytes = self._store.bytes
+        if self._error not in (None, _NOT_OPEN):
+            log.warning("ledger recovered: dropped=%d", self._dropped)
         with self._lock:
-            if self._error not in (None, _NOT_OPEN):
-                log.warning("ledger recovered: written=%d dropped=%d", self._written + new, self._dropped)
             self._error = None
             self._in_flight = 0
-            self._written += new
-            self._settled += len(batch)
+            self._written += written.new
+            self._dropped += written.refused
+            self._settled += count
             self._bytes = size_bytes
             self._moved.notify_all()
 
     def _repair(self, exc: Exception) -> None:
         """Make the next try more likely to work: nothing for a lock, else a new connection or a new file."""
-        if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+        if isinstance(exc, ReaderInTheWay) or getattr(exc, "sqlite_errorcode", 0) & 0xFF in _PASSING:
             return
         try:
             if isinstance(exc, sqlite3.Error) and is_corruption(exc):
@@ -292,10 +293,11 @@ class Ledger:
 
     def _finish(self) -> None:
         with self._lock:
-            if self._queue:
-                log.error("ledger closed with rows unwritten: dropped=%d error=%r", len(self._queue), self._error)
-            self._drop(len(self._queue))
+            unwritten = len(self._queue)
+            self._drop(unwritten)
             self._queue.clear()
+        if unwritten:
+            log.error("ledger closed with rows unwritten: dropped=%d error=%r", unwritten, self._error)
         try:
             self._store.checkpoint()
         except _FAILURES as exc:

@@ -181,6 +181,6 @@ def test_a_duplicate_within_a_batch_writes_no_second_attempts(tmp_path: Path) ->
     """Attempts and decisions belong to the row that was kept."""
     store = Store(tmp_path / "l.db")
     one = a_record("one")
-    assert store.write([one, replace(one, attempts=(an_attempt(),) * 3), a_record("two")]) == 2
+    assert store.write([one, replace(one, attempts=(an_attempt(),) * 3), a_record("two")]).new == 2
     store.close()
     assert [len(found.attempts) for _, found in tail(tmp_path / "l.db", 5)] == [1, 1]

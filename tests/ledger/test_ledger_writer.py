@@ -9,7 +9,7 @@ import pytest
 from ledger_builders import FAST, NOON, a_ledger, a_record, an_attempt, ids, records
 
 from edged.errors import LedgerError
-from edged.ledger import Ledger, Tuning, find, tail
+from edged.ledger import Ledger, Tuning, find, store, tail
 from edged.ledger.store import BUSY_TIMEOUT_S
 
 NEVER = Tuning(commit_every_s=3600)
@@ -47,7 +47,7 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
     seen: list[int] = []
     original = ledger._store.write
 
-    def write(batch: list) -> int:
+    def write(batch: list) -> store.Written:
         new = original(batch)
         seen.append(ledger._store._connection.execute("PRAGMA synchronous").fetchone()[0])
         return new
@@ -167,6 +167,18 @@ def test_text_is_stored_when_asked(tmp_path: Path) -> None:
     assert ledger.close(10)
     record = find(path, "req-1")
     assert (record.prompt_text, record.answer_text) == ("why?", "because 🧑‍🚀")
+
+
+def test_a_misshapen_record_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug that puts None where a word belongs loses that one record, visibly, and never the writer."""
+    ledger = a_ledger(tmp_path / "ledger.db")
+    for record in (a_record("a"), a_record("bad", model=None), a_record("b", attempts=(None,)), a_record("c")):
+        ledger.append(record)
+    assert not ledger.flush(10)
+    assert ids(tmp_path / "ledger.db") == ["a", "c"]
+    assert (ledger.stats.written, ledger.stats.dropped, ledger.stats.degraded) == (2, 2, False)
+    assert "misshapen" in caplog.text
+    ledger.close(10)
 
 
 def test_close_writes_what_is_queued(tmp_path: Path) -> None:
