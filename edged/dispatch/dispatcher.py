@@ -99,6 +99,8 @@ class Dispatcher:
         self._sinks = tuple(sinks)
         self.draining = False
         self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     def __repr__(self) -> str:
         return (
@@ -113,6 +115,7 @@ class Dispatcher:
         """
         trace = Trace(request, received_at=time.time())
         self.in_flight += 1
+        self.idle.clear()
         status: Status = Status.FAILED
         error: str | None = "internal_error"
         try:
@@ -133,8 +136,10 @@ class Dispatcher:
             status, error = _status(trace), exc.code
             raise
         finally:
-            self.in_flight -= 1
             self._close(trace, status, error)
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
 
     async def _author(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit:
         """Local first where it may; the cloud where local defers; local after all where the cloud fails."""

@@ -62,6 +62,7 @@ _BACKOFF_FIRST_S = 0.5
 _BACKOFF_LAST_S = 30.0
 _STABLE_S = 30.0
 _SHUTDOWN_S = 5.0
+_STUCK_FACTOR = 3
 _MAX_BYTES_PER_TOKEN = 64
 """No text needs fewer tokens than its bytes over this; longer prompts are refused without tokenizing them."""
 
@@ -133,6 +134,11 @@ class Engine:
     @property
     def pid(self) -> int | None:
         return self._worker.pid if self._worker else None
+
+    @property
+    def is_stuck(self) -> bool:
+        """The worker neither answers nor could be killed: nothing short of a restart of the service helps."""
+        return self._worker is not None and self._worker.silent_s > _STUCK_FACTOR * self.config.heartbeat_timeout_s
 
     @property
     def in_flight(self) -> int:

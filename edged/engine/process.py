@@ -37,8 +37,7 @@ class WorkerProcess:
         self._killed_because: str | None = None
 
     def __repr__(self) -> str:
-        silent_s = time.monotonic() - self._heard_s
-        return f"WorkerProcess(pid={self.pid}, silent_s={silent_s:.1f}, busy_s={self._busy_s:.1f})"
+        return f"WorkerProcess(pid={self.pid}, silent_s={self.silent_s:.1f}, busy_s={self._busy_s:.1f})"
 
     @classmethod
     async def spawn(cls, load: Load, on_event: Callable[[Event], None]) -> "WorkerProcess":
@@ -61,6 +60,11 @@ class WorkerProcess:
         worker = cls(process, reader, writer, on_event)
         worker.send(load)
         return worker
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the worker last said anything."""
+        return time.monotonic() - self._heard_s
 
     @property
     def pid(self) -> int:
@@ -116,7 +120,7 @@ class WorkerProcess:
     async def _watch(self, silence_s: float, busy_s: float) -> None:
         while True:
             await asyncio.sleep(_WATCH_S)
-            if time.monotonic() - self._heard_s > silence_s:
+            if self.silent_s > silence_s:
                 self.kill(f"it was silent for {silence_s:g} s")
             elif self._busy_s > busy_s:
                 self.kill(f"one step took longer than {busy_s:g} s")

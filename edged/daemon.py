@@ -1,0 +1,195 @@
+"""The composition root: builds every part, starts them in order, and takes them down in the reverse."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from edged import catalogue
+from edged.config import Config, ModelConfig, resolve_secret
+from edged.core import EngineSnapshot
+from edged.dispatch.cloud import Cloud
+from edged.dispatch.dispatcher import Dispatcher
+from edged.engine.cores import usable_cores
+from edged.engine.host import Engine
+from edged.errors import CatalogueError, LedgerError
+from edged.ledger import Ledger
+from edged.metrics import Metrics
+from edged.notify import Notifier
+from edged.server.admin import is_ready
+from edged.server.app import create_app
+from edged.upstream.client import UpstreamClient
+from edged.upstream.pricing import usd_to_uusd
+
+log = logging.getLogger(__name__)
+
+_LAG_LIMIT_S = 5.0
+_TICK_S = 1.0
+_DAY_S = 86_400
+_FLUSH_S = 5.0
+_LAST_WRITES_S = 2.0
+
+
+class Daemon:
+    """The running service. ``address`` is where it listens once started."""
+
+    def __init__(self, config: Config, *, notifier: Notifier | None = None) -> None:
+        self._config = config
+        self._notifier = notifier or Notifier()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.metrics = Metrics()
+        self.engines = {model.name: _engine(model) for model in config.models}
+        self.ledger: Ledger
+        self.dispatcher: Dispatcher
+        self.client: UpstreamClient
+        self.address = ("", 0)
+
+    def __repr__(self) -> str:
+        return f"Daemon({self.address[0]}:{self.address[1]}, {getattr(self, 'dispatcher', None)!r})"
+
+    def stop(self) -> None:
+        """Drain and end; a second call ends at once."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until stopped."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with self.started():
+            await self._stop.wait()
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator["Daemon"]:
+        """Everything up inside the block; drained and down after it."""
+        config = self._config
+        async with AsyncExitStack() as stack:
+            self.ledger = await asyncio.to_thread(_open_ledger, config)
+            stack.push_async_callback(asyncio.to_thread, self.ledger.close, _FLUSH_S)
+            self.client = UpstreamClient(config.upstreams)
+            spent = await asyncio.to_thread(self._spent_today)
+            cloud = Cloud(config, self.client, spent_uusd=lambda route: spent.get(route, 0), wall_clock=time.time)
+            sinks = (self.ledger.append, self.metrics.observe)
+            self.dispatcher = Dispatcher(config, engines=self.engines, cloud=cloud, sinks=sinks)
+            self.metrics.watch(self._snapshots, self._gauges)
+            runner = self._runner()
+            await runner.setup()
+            # Taken down in the reverse order: streams end with an error from their source before their sockets go.
+            stack.push_async_callback(runner.cleanup)
+            await self.client.start()
+            stack.push_async_callback(self.client.close)
+            for engine in self.engines.values():
+                engine.start()
+                stack.push_async_callback(engine.close)
+            self._site = web.TCPSite(runner, config.server.host, config.server.port, backlog=128)
+            await self._site.start()
+            self.address = runner.addresses[0][:2]
+            log.info("listening on http://%s:%d, ledger %s", *self.address, config.ledger_path)
+            pulse = asyncio.create_task(self._pulse(), name="pulse")
+            stack.callback(pulse.cancel)
+            stack.push_async_callback(self._drain)
+            yield self
+
+    def _runner(self) -> web.AppRunner:
+        config = self._config.server
+        keys = [resolve_secret(reference) for reference in config.api_keys]
+        app = create_app(
+            self._config, dispatcher=self.dispatcher, engines=self.engines, metrics=self.metrics, keys=keys
+        )
+        # Disconnects are noticed by our own watcher, not by aiohttp's changing default.
+        return web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=False,
+            keepalive_timeout=config.keep_alive_s,
+            shutdown_timeout=_LAST_WRITES_S,
+        )
+
+    async def _drain(self) -> None:
+        """Admit nothing, let what runs finish within the deadline, then end it with an error."""
+        self._notifier.stopping("draining")
+        self.dispatcher.draining = True
+        await self._site.stop()
+        waits = [asyncio.create_task(self.dispatcher.idle.wait()), asyncio.create_task(self._hurry.wait())]
+        await asyncio.wait(waits, timeout=self._config.server.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self.dispatcher.in_flight:
+            log.warning("ending %d requests that outlived the drain", self.dispatcher.in_flight)
+
+    async def _pulse(self) -> None:
+        """Tell systemd the truth: ready when requests can be answered, alive while loop and workers are."""
+        ready = False
+        while True:
+            due_s = time.monotonic() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            lag_s = time.monotonic() - due_s
+            if not ready and is_ready(self._config, self.engines):
+                ready = True
+                self._notifier.ready(self._status())
+            if ready:
+                self._notifier.status(self._status())
+            else:
+                self._notifier.extend_timeout(10 * _TICK_S)
+            if lag_s < _LAG_LIMIT_S and not any(engine.is_stuck for engine in self.engines.values()):
+                self._notifier.watchdog()
+
+    def _status(self) -> str:
+        states = ", ".join(f"{name} {engine.state}" for name, engine in self.engines.items())
+        return f"{self.dispatcher.in_flight} in flight; {states or 'no local model'}"
+
+    def _snapshots(self) -> dict[str, EngineSnapshot]:
+        return {name: engine.snapshot() for name, engine in self.engines.items()}
+
+    def _gauges(self) -> dict[str, float]:
+        stats = self.ledger.stats
+        return {
+            "edged_in_flight_requests": self.dispatcher.in_flight,
+            "edged_upstream_calls": self.client.calls,
+            "edged_ledger_written_records": stats.written,
+            "edged_ledger_queued_records": stats.queued,
+            "edged_ledger_dropped_records": stats.dropped,
+            "edged_ledger_degraded": float(stats.degraded),
+            "edged_ledger_bytes": stats.bytes,
+        }
+
+    def _spent_today(self) -> dict[str, int]:
+        """What each budgeted route spent since midnight UTC; where the ledger cannot say, all of it is gone."""
+        midnight = time.time() // _DAY_S * _DAY_S
+        spent = {}
+        for route in self._config.routes:
+            if route.budget.usd_per_day is None:
+                continue
+            try:
+                spent[route.name] = self.ledger.spent_uusd_since(midnight, route.name)
+            except LedgerError as exc:
+                log.warning("route=%s no cloud spend today: what was spent is not known (%s)", route.name, exc.message)
+                spent[route.name] = usd_to_uusd(route.budget.usd_per_day)
+        return spent
+
+
+def _open_ledger(config: Config) -> Ledger:
+    return Ledger.open(config.ledger_path, keep_days=config.ledger.keep_days, store_text=config.ledger.store_text)
+
+
+def _engine(model: ModelConfig) -> Engine:
+    threads = usable_cores() if model.threads == "auto" else model.threads
+    return Engine(model, threads=threads, locate=lambda: locate(model))
+
+
+def locate(model: ModelConfig) -> Path:
+    """The model's file. Raises: CatalogueError that says what to do."""
+    if model.catalogue is not None:
+        return catalogue.resolve(model.catalogue)
+    assert model.file is not None
+    if not model.file.is_file():
+        raise CatalogueError(f"the file of model {model.name!r} does not exist")
+    return model.file

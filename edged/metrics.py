@@ -1,0 +1,96 @@
+"""Prometheus metrics: how often and how long; the ledger says what happened. One registry per daemon."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from edged.core import EngineSnapshot, EngineState, Outcome, Record
+
+_LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+_USD = 1_000_000
+
+
+class Metrics:
+    """Counts records as they are written; gauges are read when scraped."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("route", "served_by", "reason", "status")
+        self._requests = Counter("edged_requests", "Requests by outcome", labels, registry=self.registry)
+        self._tokens = Counter(
+            "edged_completion_tokens",
+            "Generated tokens by target and outcome",
+            ("target", "outcome"),
+            registry=self.registry,
+        )
+        self._cost = Counter("edged_cost_usd", "Cloud cost in dollars", ("upstream",), registry=self.registry)
+        self._attempts = Counter(
+            "edged_attempts", "Attempts by backend and outcome", ("backend", "outcome"), registry=self.registry
+        )
+        self._ttft = Histogram(
+            "edged_ttft_seconds",
+            "Receipt to first token sent",
+            ("served_by",),
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._total = Histogram(
+            "edged_request_seconds",
+            "Receipt to end",
+            ("served_by",),
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def observe(self, record: Record) -> None:
+        """Count one finished request."""
+        served_by = record.served_by.value
+        self._requests.labels(record.route or "", served_by, record.reason.value, record.status.value).inc()
+        self._total.labels(served_by).observe(record.total_s)
+        if record.ttft_s is not None:
+            self._ttft.labels(served_by).observe(record.ttft_s)
+        for attempt in record.attempts:
+            self._attempts.labels(attempt.backend, attempt.outcome.value).inc()
+            outcome = "served" if attempt.outcome is Outcome.SERVED else "discarded"
+            self._tokens.labels(attempt.target.value, outcome).inc(attempt.usage.completion_tokens)
+            if attempt.cost_uusd:
+                self._cost.labels(attempt.backend).inc(attempt.cost_uusd / _USD)
+
+    def watch(
+        self, engines: Callable[[], Mapping[str, EngineSnapshot]], gauges: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Read these when scraped: per model, and single numbers by metric name."""
+        self.registry.register(_Live(engines, gauges))
+
+    def render(self) -> bytes:
+        """The text exposition format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class _Live(Collector):
+    def __init__(
+        self, engines: Callable[[], Mapping[str, EngineSnapshot]], gauges: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._engines = engines
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        snapshots = self._engines()
+        yield _per_model("edged_model_ready", snapshots, lambda s: float(s.state is EngineState.READY))
+        yield _per_model("edged_model_running", snapshots, lambda s: s.running)
+        yield _per_model("edged_model_waiting", snapshots, lambda s: s.waiting)
+        yield _per_model("edged_model_prefill_tokens_per_second", snapshots, lambda s: s.prefill_tps or 0.0)
+        yield _per_model("edged_model_decode_tokens_per_second", snapshots, lambda s: s.decode_tps or 0.0)
+        for name, value in self._gauges().items():
+            yield GaugeMetricFamily(name, name.replace("_", " "), value=value)
+
+
+def _per_model(
+    name: str, snapshots: Mapping[str, EngineSnapshot], read: Callable[[EngineSnapshot], float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, name.replace("_", " "), labels=["model"])
+    for model, snapshot in snapshots.items():
+        family.add_metric([model], read(snapshot))
+    return family

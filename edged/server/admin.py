@@ -1,0 +1,50 @@
+"""Health and metrics."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from edged.config import Config
+from edged.core import EngineState
+from edged.dispatch.dispatcher import Dispatcher
+from edged.engine.host import Engine
+from edged.metrics import Metrics
+
+_RETRY_AFTER_S = 2
+
+
+class AdminApi:
+    """Live is not ready: live answers whenever the event loop does, ready only while requests can be answered."""
+
+    def __init__(self, config: Config, dispatcher: Dispatcher, engines: Mapping[str, Engine], metrics: Metrics) -> None:
+        self._config = config
+        self._dispatcher = dispatcher
+        self._engines = engines
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health/live", self.live),
+            web.get("/health/ready", self.ready),
+            web.get("/health", self.ready),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def live(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "live"})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        models = {name: engine.state.value for name, engine in self._engines.items()}
+        ready = is_ready(self._config, self._engines) and not self._dispatcher.draining
+        body = {"status": "ready" if ready else "not_ready", "models": models, "draining": self._dispatcher.draining}
+        if ready:
+            return web.json_response(body)
+        return web.json_response(body, status=503, headers={"Retry-After": str(_RETRY_AFTER_S)})
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), content_type="text/plain", charset="utf-8")
+
+
+def is_ready(config: Config, engines: Mapping[str, Engine]) -> bool:
+    """Whether anything can answer: a loaded model, or a configured upstream."""
+    return bool(config.upstreams) or any(engine.state is EngineState.READY for engine in engines.values())

@@ -1,0 +1,121 @@
+"""The aiohttp application: who may pass, what errors look like, and the APIs behind it."""
+
+import logging
+import math
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from edged.config import Config, Secret
+from edged.dispatch.dispatcher import Dispatcher
+from edged.engine.host import Engine
+from edged.errors import EdgedError, InvalidRequest
+from edged.metrics import Metrics
+from edged.server import wire
+from edged.server.admin import AdminApi
+from edged.server.auth import Gate
+from edged.server.disconnect import DisconnectWatcher
+from edged.server.keys import REQUEST_ID, TENANT
+from edged.server.openai import OpenAiApi
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_OPEN_PREFIX = "/health"
+
+
+def create_app(
+    config: Config, *, dispatcher: Dispatcher, engines: Mapping[str, Engine], metrics: Metrics, keys: Iterable[Secret]
+) -> web.Application:
+    """Everything that is served on the port."""
+    gate = Gate(config.server, keys)
+    watcher = DisconnectWatcher()
+    app = web.Application(middlewares=[_identify, _errors, _guard(gate)], client_max_size=config.server.max_body_bytes)
+
+    async def watching(_app: web.Application) -> AsyncIterator[None]:
+        async with watcher.running():
+            yield
+
+    app.cleanup_ctx.append(watching)
+    app.on_response_prepare.append(_cors(gate))
+    app.add_routes(OpenAiApi(config, dispatcher, engines, watcher).routes())
+    app.add_routes(AdminApi(config, dispatcher, engines, metrics).routes())
+    return app
+
+
+@web.middleware
+async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every request an id; it is on every answer, whatever becomes of it."""
+    request[REQUEST_ID] = uuid.uuid4().hex
+    request[TENANT] = ""
+    return await handler(request)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every failure into an OpenAI error object; an unexpected one is logged and says nothing."""
+    try:
+        return await handler(request)
+    except EdgedError as exc:
+        return _error_response(exc)
+    except web.HTTPException as exc:
+        return _error_response(_translated(request, exc))
+    except ConnectionError:
+        raise  # the client is gone: nobody to tell
+    except Exception:
+        log.exception("request=%s unexpected failure", request[REQUEST_ID])
+        return _error_response(EdgedError("an internal error occurred; the log has the details"))
+
+
+def _guard(gate: Gate) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Host, Origin and key, in this order."""
+        host, origin = request.headers.get("Host"), request.headers.get("Origin")
+        gate.check_host(host)
+        gate.check_origin(origin, host)
+        if request.method == "OPTIONS" and origin is not None:
+            return web.Response(status=204)
+        if not request.path.startswith(_OPEN_PREFIX):
+            authorization, api_key = request.headers.get("Authorization"), request.headers.get("x-api-key")
+            request[TENANT] = gate.tenant(authorization, api_key)
+        return await handler(request)
+
+    return guard
+
+
+def _cors(gate: Gate) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        """Add the id, and CORS headers for exact, configured origins; streams are prepared late, hence this hook."""
+        response.headers["x-edged-request-id"] = request.get(REQUEST_ID, "")
+        origin = request.headers.get("Origin")
+        if origin is not None and gate.allows_origin(origin):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Vary"] = "Origin"
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Edged, X-Api-Key"
+
+    return prepare
+
+
+def _error_response(error: EdgedError) -> web.Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    body = wire.encode_json(wire.error_body(error))
+    return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
+
+
+def _translated(request: web.Request, exc: web.HTTPException) -> EdgedError:
+    """aiohttp's own refusals (unknown path, wrong method) in our shape."""
+    if exc.status == HTTPStatus.NOT_FOUND:
+        error = InvalidRequest(f"there is no {request.path[:100]!r} here; the API is under /v1", code="not_found")
+    elif exc.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        error = InvalidRequest(f"{request.method} is not allowed here", code="method_not_allowed")
+    else:
+        error = InvalidRequest(exc.reason)
+    error.status = exc.status
+    return error

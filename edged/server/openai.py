@@ -1,0 +1,224 @@
+"""OpenAI's API: chat completions, completions, models."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from edged.config import Config
+from edged.core import Chunk, Record, Target
+from edged.dispatch.dispatcher import Answer, Dispatcher, Head
+from edged.engine.host import Engine
+from edged.errors import EdgedError, ModelNotFound
+from edged.server import openai_answers as answers
+from edged.server import wire
+from edged.server.body import read_body
+from edged.server.disconnect import DisconnectWatcher
+from edged.server.keys import REQUEST_ID, TENANT
+from edged.server.openai_requests import ParsedRequest, chat_request, completion_request
+from edged.server.stream import EventStream, event_stream
+
+Json = dict[str, Any]
+_USD = 1_000_000
+_PARSE_ON_LOOP_BYTES = 262_144
+"""Larger bodies are parsed in a thread: a tenth of a second on the event loop is felt by every other client."""
+
+
+class _Whole(Protocol):
+    def feed(self, chunk: Chunk) -> None: ...
+    def body(self, *, edged: Json | None = None) -> Json: ...
+
+
+class _Stream(Protocol):
+    def feed(self, chunk: Chunk) -> list[Json]: ...
+    def end(self, *, edged: Json | None = None) -> list[Json]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """What differs between the two completion endpoints."""
+
+    parse: Callable[..., ParsedRequest]
+    whole: Callable[..., _Whole]
+    stream: Callable[..., _Stream]
+
+
+_CHAT = _Endpoint(chat_request, answers.ChatAnswer, answers.ChatStream)
+_COMPLETION = _Endpoint(completion_request, answers.CompletionAnswer, answers.CompletionStream)
+
+
+class OpenAiApi:
+    """The handlers; state lives in the dispatcher."""
+
+    def __init__(
+        self, config: Config, dispatcher: Dispatcher, engines: Mapping[str, Engine], watcher: DisconnectWatcher
+    ) -> None:
+        self._config = config
+        self._dispatcher = dispatcher
+        self._engines = engines
+        self._watcher = watcher
+        self._started = int(time.time())
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.complete),
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{name:.+}", self.model),
+        ]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, _CHAT)
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, _COMPLETION)
+
+    async def _answer(self, http: web.Request, endpoint: _Endpoint) -> web.StreamResponse:
+        received_s = time.monotonic()
+        parsed = await self._parse(http, endpoint, received_s)
+        with self._watcher.watch(http):
+            async with self._dispatcher.answer(parsed.request) as answer:
+                if parsed.request.stream:
+                    return await self._streamed(http, parsed, answer, endpoint)
+                return await _whole(parsed, answer, endpoint)
+
+    async def _parse(self, http: web.Request, endpoint: _Endpoint, received_s: float) -> ParsedRequest:
+        body = await read_body(http)
+        header = http.headers.get("x-edged")
+        request_id, tenant = http[REQUEST_ID], http[TENANT]
+
+        def parse() -> ParsedRequest:
+            document = wire.parse_json(body)
+            return endpoint.parse(document, id=request_id, received_s=received_s, tenant=tenant, header=header)
+
+        return parse() if len(body) <= _PARSE_ON_LOOP_BYTES else await asyncio.to_thread(parse)
+
+    async def _streamed(
+        self, http: web.Request, parsed: ParsedRequest, answer: Answer, endpoint: _Endpoint
+    ) -> web.StreamResponse:
+        encoder = endpoint.stream(
+            parsed.request, model=answer.head.model, created=int(time.time()), include_usage=parsed.include_usage
+        )
+        timeout_s = self._config.server.write_timeout_s
+        async with event_stream(http, edged_headers(answer.head), write_timeout_s=timeout_s) as stream:
+            try:
+                await _send_events(stream, encoder, answer)
+            except EdgedError as exc:  # the status line is gone: say it in-band and end properly
+                await stream.send(answers.sse(wire.error_body(exc)))
+            await stream.send(answers.SSE_DONE)
+        return stream.response
+
+    async def models(self, _request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self._models()})
+
+    async def model(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        for entry in self._models():
+            if entry["id"] == name:
+                return web.json_response(entry)
+        raise ModelNotFound(f"the model {name[:100]!r} does not exist here", param="model")
+
+    def _models(self) -> list[Json]:
+        """Routes, local models and upstream models, with their context and state."""
+        local = {m.name: m.context_tokens for m in self._config.models}
+        cloud = {f"{u.name}/{m.name}": m.context_tokens for u in self._config.upstreams for m in u.models}
+        entries = []
+        for route in self._config.routes:
+            contexts = [local[route.local]] if route.local else []
+            contexts += [cloud[name] for name in route.cloud]
+            entries.append(self._entry(route.name, "route", max(contexts), self._route_state(route.local, route.cloud)))
+        entries += [self._entry(name, "local", tokens, self._state(name)) for name, tokens in local.items()]
+        entries += [self._entry(name, "upstream", tokens, "ready") for name, tokens in cloud.items()]
+        return entries
+
+    def _state(self, model: str) -> str:
+        return self._engines[model].state.value
+
+    def _route_state(self, local: str, cloud: tuple[str, ...]) -> str:
+        return "ready" if cloud else self._state(local)
+
+    def _entry(self, name: str, kind: str, context_tokens: int, state: str) -> Json:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "edged",
+            "context_length": context_tokens,
+            "edged": {"kind": kind, "state": state},
+        }
+
+
+async def _whole(parsed: ParsedRequest, answer: Answer, endpoint: _Endpoint) -> web.Response:
+    encoder = endpoint.whole(parsed.request, model=answer.head.model, created=int(time.time()))
+    async for chunk in answer.chunks():
+        encoder.feed(chunk)
+    record = answer.record()
+    body = wire.encode_json(encoder.body(edged=edged_object(record)))
+    return web.Response(body=body, content_type="application/json", headers=edged_headers(answer.head, record))
+
+
+async def _send_events(stream: EventStream, encoder: _Stream, answer: Answer) -> None:
+    async for chunk in answer.chunks():
+        if events := encoder.feed(chunk):
+            await stream.send(b"".join(map(answers.sse, events)))
+    for event in encoder.end(edged=edged_object(answer.record())):
+        await stream.send(answers.sse(event))
+
+
+def edged_headers(head: Head, record: Record | None = None) -> dict[str, str]:
+    """The ``x-edged-*`` headers; with a record, what it knows better at the end."""
+    confidence = head.confidence if record is None else record.confidence
+    headers = {
+        "x-edged-served-by": head.served_by.value,
+        "x-edged-model": head.model,
+        "x-edged-reason": (head.reason if record is None else record.reason).value,
+    }
+    if confidence is not None:
+        headers["x-edged-confidence"] = f"{confidence:.4f}"
+    return headers
+
+
+def edged_object(record: Record) -> Json:
+    """What edged says of an answer inside its body: who, why, how long, what it cost."""
+    return {
+        "request_id": record.id,
+        "served_by": record.served_by.value,
+        "model": record.served_model,
+        "route": record.route,
+        "reason": record.reason.value,
+        "confidence": record.confidence,
+        "cost_usd": record.cost_uusd / _USD,
+        "timings": {
+            "ttft_s": _rounded(record.ttft_s),
+            "total_s": _rounded(record.total_s),
+            "predicted_ttft_s": _rounded(record.predicted_ttft_s),
+            "queue_s": _rounded(record.timings.queue_s),
+            "prefill_s": _rounded(record.timings.prefill_s),
+            "decode_s": _rounded(record.timings.decode_s),
+        },
+        "attempts": [
+            {
+                "target": attempt.target.value,
+                "backend": attempt.backend,
+                "model": attempt.model,
+                "outcome": attempt.outcome.value,
+                "error": attempt.error,
+                "ttft_s": _rounded(attempt.ttft_s),
+                "total_s": _rounded(attempt.total_s),
+                "prompt_tokens": attempt.usage.prompt_tokens,
+                "cached_tokens": attempt.usage.cached_tokens,
+                "completion_tokens": attempt.usage.completion_tokens,
+                "cost_usd": attempt.cost_uusd / _USD,
+                "cost_estimated": attempt.cost_estimated,
+            }
+            for attempt in record.attempts
+            if attempt.target is not Target.NONE
+        ],
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
