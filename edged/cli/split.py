@@ -2,13 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from edged.cli.reading import command, console, ledger_path, printable, since
-from edged.ledger import By, Percentiles, Split, split
+from edged.ledger import By, Split, split
 from edged.ledger.story import dollars, seconds
 
 
@@ -40,43 +41,44 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(result.as_json()))
         return
     out = console()
-    out.print(_fates(result))
-    out.print(_reasons(result))
+    tables = [_fates(result), _reasons(result)]
     if result.groups is not None:
-        out.print(_groups(result, str(args.by)))
+        tables.append(_groups(result.groups, str(args.by)))
+    for table in tables:
+        out.print(table)
+        out.print()
     out.print(_cost(result))
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(columns[0], overflow="fold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def _fates(result: Split) -> Table:
-    table = _table("", "requests", "share", "tokens", "TTFT p50", "TTFT p95")
-    local, cloud, none = result.local_ttft, result.cloud_ttft, Percentiles()
-    rows = (
-        ("local", result.local, result.tokens.local, local),
-        ("cloud", result.cloud, result.tokens.cloud, cloud),
-        ("rejected", result.rejected, None, none),
-        ("cancelled", result.cancelled, None, none),
-        ("failed", result.failed, None, none),
-    )
-    for name, count, tokens, ttft in rows:
-        shown = "" if tokens is None else str(tokens)
-        table.add_row(name, str(count), _share(count, result.requests), shown, *_ttft(ttft))
-    table.add_row("all", str(result.requests), "", f"{result.tokens.discarded} thrown away", "", "")
+    table = _table("answered by", "requests", "share", "tokens", "TTFT p50", "TTFT p95")
+    for name, count, tokens, ttft in (
+        ("local", result.local, result.tokens.local, result.local_ttft),
+        ("cloud", result.cloud, result.tokens.cloud, result.cloud_ttft),
+    ):
+        speeds = (seconds(ttft.p50), seconds(ttft.p95))
+        table.add_row(name, str(count), _share(count, result.requests), str(tokens), *speeds)
+    for name, count in (
+        ("- rejected", result.rejected),
+        ("- cancelled", result.cancelled),
+        ("- failed", result.failed),
+    ):
+        table.add_row(name, str(count), _share(count, result.requests))
+    table.add_row("all", str(result.requests))
+    table.add_row("thrown away", "", "", str(result.tokens.discarded))
     return table
 
 
 def _share(count: int, total: int) -> str:
     return f"{100 * count / total:.1f} %" if total else "-"
-
-
-def _ttft(values: Percentiles) -> tuple[str, str]:
-    return ("", "") if values == Percentiles() else (seconds(values.p50), seconds(values.p95))
 
 
 def _reasons(result: Split) -> Table:
@@ -86,14 +88,12 @@ def _reasons(result: Split) -> Table:
     return table
 
 
-def _groups(result: Split, title: str) -> Table:
-    columns = ("local", "cloud", "rejected", "cancelled", "failed", "thrown away", "cost", "local p50", "cloud p50")
-    table = _table(title, "requests", *columns)
-    for key, group in (result.groups or {}).items():
-        counts = (group.requests, group.local, group.cloud, group.rejected, group.cancelled, group.failed)
+def _groups(groups: Mapping[str, Split], title: str) -> Table:
+    table = _table(title, "all", "local", "cloud", "wasted", "cost", "local p50", "cloud p50")
+    for key, group in groups.items():
+        counts = (group.requests, group.local, group.cloud, group.tokens.discarded)
         speeds = (seconds(group.local_ttft.p50), seconds(group.cloud_ttft.p50))
-        wasted = str(group.tokens.discarded)
-        table.add_row(printable(key) or "-", *map(str, counts), wasted, dollars(group.cost_uusd), *speeds)
+        table.add_row(printable(key) or "-", *map(str, counts), dollars(group.cost_uusd), *speeds)
     return table
 
 

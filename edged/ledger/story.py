@@ -85,12 +85,12 @@ def _attempts(record: Record) -> Iterator[str]:
     if not record.attempts:
         yield "nobody was asked"
     for attempt in record.attempts:
-        yield f"{seconds(attempt.started_s):>8}  {attempt.target} {_name(attempt)}: {_OUTCOMES[attempt.outcome]}"
+        yield f"{seconds(attempt.started_s):>8}  {_name(attempt)} ({attempt.target}): {_OUTCOMES[attempt.outcome]}"
         yield from (f"{'':>8}  {line}" for line in _attempt_details(attempt))
 
 
 def _name(attempt: Attempt) -> str:
-    return attempt.model if attempt.backend == attempt.model else f"{attempt.backend} / {attempt.model}"
+    return attempt.model if attempt.backend == attempt.model else f"{attempt.backend}/{attempt.model}"
 
 
 def _attempt_details(attempt: Attempt) -> Iterator[str]:
