@@ -149,7 +149,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request asks of its route; it may tighten, never loosen, what the route allows."""
+    """What one request asks of its route; it may tighten, never loosen, what the route allows.
+
+    ``deadline_s`` counts from receipt.
+    """
 
     locality: Locality = Locality.ANY
     task: str | None = None
