@@ -111,16 +111,10 @@ SELECT key, CASE WHEN outcome <> 'served' THEN 'discarded' ELSE target END AS ki
 FROM (SELECT seq, {{key}} AS key FROM requests WHERE {IN_WINDOW}) JOIN attempts USING (seq) GROUP BY 1, 2
 """  # noqa: S608 - constants
 
+# Sorted in Python: over 100,000 rows that is several times faster than window functions.
 _TTFT = f"""
-SELECT key, served_by,
-    min(CASE WHEN rank >= (n * 50 + 99) / 100 THEN ttft_s END) AS p50,
-    min(CASE WHEN rank >= (n * 95 + 99) / 100 THEN ttft_s END) AS p95
-FROM (SELECT key, served_by, ttft_s,
-        row_number() OVER (PARTITION BY key, served_by ORDER BY ttft_s) AS rank,
-        count(*) OVER (PARTITION BY key, served_by) AS n
-    FROM (SELECT {{key}} AS key, served_by, ttft_s FROM requests
-        WHERE {IN_WINDOW} AND status = 'ok' AND ttft_s IS NOT NULL))
-GROUP BY 1, 2
+SELECT {{key}} AS key, served_by, ttft_s FROM requests
+WHERE {IN_WINDOW} AND status = 'ok' AND ttft_s IS NOT NULL
 """  # noqa: S608 - constants
 
 
@@ -128,8 +122,8 @@ def _measure(connection: sqlite3.Connection, values: Mapping[str, float], key: s
     """One Split per value of the SQL expression ``key``, in the order of the keys."""
     counts = _grouped(connection.execute(_COUNTS.format(key=key), values))
     tokens = _grouped(connection.execute(_TOKENS.format(key=key), values))
-    ttft = _grouped(connection.execute(_TTFT.format(key=key), values))
-    return {key: _assemble(rows, tokens.get(key, []), ttft.get(key, [])) for key, rows in sorted(counts.items())}
+    ttft = _times(connection.execute(_TTFT.format(key=key), values))
+    return {key: _assemble(rows, tokens.get(key, []), ttft.get(key, {})) for key, rows in sorted(counts.items())}
 
 
 def _grouped(rows: sqlite3.Cursor) -> dict[str, list[sqlite3.Row]]:
@@ -139,14 +133,27 @@ def _grouped(rows: sqlite3.Cursor) -> dict[str, list[sqlite3.Row]]:
     return groups
 
 
-def _assemble(counts: list[sqlite3.Row], tokens: list[sqlite3.Row], ttft: list[sqlite3.Row]) -> Split:
+def _times(rows: sqlite3.Cursor) -> dict[str, dict[str, list[float]]]:
+    groups: dict[str, dict[str, list[float]]] = {}
+    for key, side, ttft_s in rows:
+        groups.setdefault(key or "", {}).setdefault(side, []).append(ttft_s)
+    return groups
+
+
+def _ranked(values: list[float]) -> Percentiles:
+    if not values:
+        return Percentiles()
+    values = sorted(values)
+    return Percentiles(p50=values[(len(values) * 50 - 1) // 100], p95=values[(len(values) * 95 - 1) // 100])
+
+
+def _assemble(counts: list[sqlite3.Row], tokens: list[sqlite3.Row], ttft: Mapping[str, list[float]]) -> Split:
     fates: dict[str, int] = {}
     reasons: dict[str, int] = {}
     for row in counts:
         fates[row["fate"]] = fates.get(row["fate"], 0) + row["requests"]
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + row["requests"]
     kinds = {row["kind"]: row["tokens"] for row in tokens}
-    measured = {row["served_by"]: Percentiles(p50=row["p50"], p95=row["p95"]) for row in ttft}
     return Split(
         requests=sum(fates.values()),
         local=fates.get("local", 0),
@@ -158,6 +165,6 @@ def _assemble(counts: list[sqlite3.Row], tokens: list[sqlite3.Row], ttft: list[s
         tokens=Tokens(**{kind: kinds.get(kind, 0) for kind in ("local", "cloud", "discarded")}),
         cost_uusd=sum(row["cost_uusd"] for row in counts),
         cost_estimated_uusd=sum(row["estimated_uusd"] for row in tokens),
-        local_ttft=measured.get("local", Percentiles()),
-        cloud_ttft=measured.get("cloud", Percentiles()),
+        local_ttft=_ranked(ttft.get("local", [])),
+        cloud_ttft=_ranked(ttft.get("cloud", [])),
     )

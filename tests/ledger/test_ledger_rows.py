@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_builders import a_decision, a_ledger, a_record, an_attempt, ids, store_of
 
@@ -72,7 +72,7 @@ any_record = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(record=any_record)
 def test_a_record_comes_back_as_it_went_in(record: Record) -> None:
     """Every field of record, attempts and decisions survives the round trip."""

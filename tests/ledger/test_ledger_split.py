@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_builders import NOON, a_record, an_attempt, store_of
 
@@ -96,7 +96,7 @@ def key_of(record: Record, by: By) -> str:
     }[by]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=some_records, by=st.sampled_from(By), since_s=st.sampled_from([None, 3_600, 86_400]))
 def test_the_split_equals_a_plain_count(drawn: list[Record], by: By, since_s: float | None) -> None:
     """Counts, reasons, tokens, cost and percentiles equal a count in Python, in all and per group; sums add up."""
