@@ -10,11 +10,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from edged.engine.protocol import HEADER, MAX_FRAME_BYTES, Command, Event, Heartbeat, Load, decode_event, encode
 
 _WATCH_S = 0.25
 _STDERR_LINES = 20
-_HINTS = {signal.SIGILL: "llama.cpp was built for another CPU: reinstall llama-cpp-python on this machine"}
+_STDERR_BYTES = 4096
+_LAST_WORDS_S = 1.0
+_HINTS = {
+    signal.SIGILL: "llama.cpp was built for another CPU: reinstall llama-cpp-python on this machine",
+    signal.SIGKILL: "killed from outside, most often because memory ran out",
+}
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
+_ENVIRONMENT_PREFIXES = (
+    *("LC_", "LD_", "PYTHON", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_"),
+    *("LLAMA_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "HSA_", "ROCR_", "ONEAPI_", "SYCL_", "VK_", "MESA_"),
+)
 
 
 class WorkerProcess:
@@ -32,7 +44,7 @@ class WorkerProcess:
         self._writer = writer
         self._on_event = on_event
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
-        self._heard_s = time.monotonic()
+        self._heard_s: float | None = None  # until its first word only the load deadline counts
         self._busy_s = 0.0
         self._killed_because: str | None = None
 
@@ -43,7 +55,8 @@ class WorkerProcess:
     async def spawn(cls, load: Load, on_event: Callable[[Event], None]) -> "WorkerProcess":
         """Start a worker and tell it to load; its Loaded or LoadFailed arrives as an event."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -53,9 +66,10 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # its backtrace starts a debugger
+                env=_environment(),
                 start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
             )
+            undo.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours)
         worker = cls(process, reader, writer, on_event)
         worker.send(load)
@@ -63,8 +77,8 @@ class WorkerProcess:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the worker last said anything."""
-        return time.monotonic() - self._heard_s
+        """Seconds since the worker last said anything; 0 before its first word."""
+        return 0.0 if self._heard_s is None else time.monotonic() - self._heard_s
 
     @property
     def pid(self) -> int:
@@ -81,15 +95,17 @@ class WorkerProcess:
         A worker that says nothing for ``silence_s`` (stopped, starved) or computes one step or command for longer
         than ``busy_s`` is killed.
         """
-        tasks = [asyncio.create_task(self._watch(silence_s, busy_s)), asyncio.create_task(self._collect_stderr())]
+        watch = asyncio.create_task(self._watch(silence_s, busy_s))
+        stderr = asyncio.create_task(self._collect_stderr())
         try:
             await self._deliver()
         finally:
             self.kill(None)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            watch.cancel()
             code = await self._process.wait()
+            await asyncio.wait([stderr], timeout=_LAST_WORDS_S)
+            stderr.cancel()
+            await asyncio.gather(watch, stderr, return_exceptions=True)
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
@@ -116,10 +132,16 @@ class WorkerProcess:
                 self._on_event(event)
         except (asyncio.IncompleteReadError, OSError):
             return
+        except msgspec.DecodeError:
+            self.kill("it broke the protocol")
 
     async def _watch(self, silence_s: float, busy_s: float) -> None:
         while True:
+            woken_s = time.monotonic()
             await asyncio.sleep(_WATCH_S)
+            late_s = time.monotonic() - woken_s - _WATCH_S
+            if self._heard_s is not None and late_s > _WATCH_S:
+                self._heard_s += late_s  # this side was held up: it could not have heard anything
             if self.silent_s > silence_s:
                 self.kill(f"it was silent for {silence_s:g} s")
             elif self._busy_s > busy_s:
@@ -127,8 +149,11 @@ class WorkerProcess:
 
     async def _collect_stderr(self) -> None:
         assert self._process.stderr is not None
-        while line := await self._process.stderr.readline():
-            self._stderr.append(line.decode("utf-8", "replace").rstrip())
+        rest = ""
+        while part := await self._process.stderr.read(_STDERR_BYTES):
+            *lines, rest = (rest[-_STDERR_BYTES:] + part.decode("utf-8", "replace")).split("\n")
+            self._stderr += (line.rstrip() for line in lines)
+        self._stderr.append(rest.rstrip())
 
     def _epitaph(self, code: int) -> str:
         if self._killed_because:
@@ -138,3 +163,9 @@ class WorkerProcess:
             return f"it exited with status {code}: {last}".rstrip(": ")
         died = signal.Signals(-code)
         return f"it died of {died.name}: {_HINTS.get(died, last)}".rstrip(": ")
+
+
+def _environment() -> dict[str, str]:
+    """What a worker needs of the daemon's environment: a process that parses model files is given no secrets."""
+    kept = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
+    return kept | {"GGML_NO_BACKTRACE": "1"}  # its backtrace starts a debugger
