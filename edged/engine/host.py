@@ -5,24 +5,22 @@ Owns the worker's life (start, watch, restart with back-off) and hands each even
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from edged.config import ModelConfig
 from edged.core import (
-    Chat,
     Chunk,
+    Completion,
     EngineSnapshot,
     EngineState,
-    FinishReason,
-    Message,
     Request,
-    Timings,
-    Token,
     Usage,
 )
+from edged.engine import translate
 from edged.engine.process import WorkerProcess
 from edged.engine.protocol import (
     Branch,
@@ -35,36 +33,28 @@ from edged.engine.protocol import (
     LoadFailed,
     LogLine,
     Params,
-    Prepare,
     Prepared,
     Refused,
     Shutdown,
     Stats,
     StepDone,
     Submit,
-    TokenRow,
-    Turn,
 )
 from edged.errors import (
     ContextOverflow,
     EdgedError,
-    EngineError,
     InvalidRequest,
     NotReady,
-    TemplateRejected,
     WorkerLost,
 )
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_LAST_S = 30.0
 _STABLE_S = 30.0
 _SHUTDOWN_S = 5.0
 _STUCK_FACTOR = 3
-_MAX_BYTES_PER_TOKEN = 64
-"""No text needs fewer tokens than its bytes over this; longer prompts are refused without tokenizing them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,7 @@ _Delivery = Prepared | Emission | EdgedError
 
 
 class Engine:
-    """One local model. ``locate`` gives the model file's path, or raises CatalogueError, each time it is loaded."""
+    """One local model. ``locate`` gives the model file's path, or raises CatalogueError or OSError, at each load."""
 
     def __init__(self, config: ModelConfig, *, threads: int, locate: Callable[[], Path]) -> None:
         self.config = config
@@ -124,6 +114,8 @@ class Engine:
             self._worker.send(Shutdown())
         self._supervisor.cancel()
         await asyncio.wait([self._supervisor], timeout=_SHUTDOWN_S)
+        self._supervisor = None
+        self._end(f"the local model {self.config.name} was shut down")
 
     async def settled(self) -> EngineState:
         """Wait until the model is loaded or known to be unavailable."""
@@ -146,7 +138,7 @@ class Engine:
 
     def snapshot(self) -> EngineSnapshot:
         """What is known of the engine right now; a stale number is possible, a wrong state is not."""
-        return _snapshot(self.config, self.state, self._stats)
+        return translate.snapshot(self.config, self.state, self._stats)
 
     # -- requests --
 
@@ -159,29 +151,41 @@ class Engine:
         self._check(request)
         inbox = self._inboxes[request.id] = asyncio.Queue()
         try:
-            worker.send(_prepare(request))
+            worker.send(translate.prepare(request))
             prepared = await self._next(inbox)
             assert isinstance(prepared, Prepared)
-            self._check_context(prepared.prompt_tokens)
+            self._check_context(request, prepared.prompt_tokens)
+        except InvalidRequest as exc:
+            self.release(request.id)
+            exc.param = translate.input_param(request)
+            raise
         except BaseException:
             self.release(request.id)
             raise
-        snapshot = _snapshot(self.config, self.state, prepared.stats)
+        snapshot = translate.snapshot(self.config, self.state, prepared.stats)
         return Prompt(request, prepared.prompt_tokens, prepared.cached_tokens, snapshot)
 
-    async def generate(self, prompt: Prompt, kept: tuple[Kept, ...] = ()) -> AsyncGenerator[Chunk, None]:
-        """Yield the answer's chunks; closing the iterator stops the decode within one step.
+    def generate(self, prompt: Prompt, kept: tuple[Kept, ...] = ()) -> AsyncGenerator[Chunk, None]:
+        """The answer's chunks; closing the iterator stops the decode within one step.
 
         ``kept`` continues an earlier try: per choice, the tokens it already has.
 
         Raises: WorkerLost, EngineError.
         """
         request = prompt.request
-        kept = kept or (Kept(),) * request.n
-        inbox = self._inboxes[request.id]
+        inbox = self._inboxes.get(request.id)
+        chunks = self._chunks(prompt, kept or (Kept(),) * request.n, inbox)
+        return _Answer(chunks, lambda: self._release(request.id, inbox))
+
+    async def _chunks(
+        self, prompt: Prompt, kept: tuple[Kept, ...], inbox: "asyncio.Queue[_Delivery] | None"
+    ) -> AsyncGenerator[Chunk, None]:
+        request = prompt.request
         try:
+            if inbox is None or self._worker is None or self.state is not EngineState.READY:
+                raise WorkerLost(f"the local model {self.config.name} no longer holds this prompt", retry_after_s=2)
             branches = tuple(Branch(i, k.tokens) for i, k in enumerate(kept) if not k.finished)
-            self._ready_worker().send(Submit(request.id, branches, self._params(request, prompt.prompt_tokens)))
+            self._worker.send(Submit(request.id, branches, self._params(prompt)))
             open_choices = {branch.choice for branch in branches}
             usage = Usage(
                 prompt_tokens=prompt.prompt_tokens,
@@ -192,10 +196,10 @@ class Engine:
                 assert isinstance(emission, Emission)
                 if emission.finish:
                     open_choices.discard(emission.choice)
-                    usage = _add(usage, emission)
-                yield _chunk(emission, usage if not open_choices else None)
+                    usage = translate.add(usage, emission)
+                yield translate.chunk(emission, usage if not open_choices else None)
         finally:
-            self.release(request.id)
+            self._release(request.id, inbox)
 
     def release(self, request_id: str) -> None:
         """Forget a prepared or running request; its slot is free within one step."""
@@ -203,6 +207,15 @@ class Engine:
             self._worker.send(Cancel(request_id))
 
     # -- inside --
+
+    def _release(self, request_id: str, inbox: "asyncio.Queue[_Delivery] | None") -> None:
+        """Release the request unless its id has been prepared anew since."""
+        if self._inboxes.get(request_id) is inbox:
+            self.release(request_id)
+
+    def _params(self, prompt: Prompt) -> Params:
+        limit = min(self.config.max_output_tokens, translate.request_tokens(self.config) - prompt.prompt_tokens)
+        return translate.params(prompt.request, self.config.sampling, limit_tokens=limit)
 
     def _ready_worker(self) -> WorkerProcess:
         if self.state is not EngineState.READY or self._worker is None:
@@ -216,48 +229,29 @@ class Engine:
         return delivery
 
     def _check(self, request: Request) -> None:
-        """Refuse here what would harm the worker."""
-        for token, _ in request.sampling.logit_bias:
-            if not 0 <= token < self._vocab_tokens:
-                limit = f"this model's token ids go from 0 to {self._vocab_tokens - 1}"
-                raise InvalidRequest(f"logit_bias: token {token} does not exist; {limit}", param="logit_bias")
-        if isinstance(request.input, Chat):
-            size_bytes = sum(len(m.text.encode()) for m in request.input.messages if m.text)
-        elif isinstance(request.input.prompt, str):
-            size_bytes = len(request.input.prompt.encode())
-        else:
-            size_bytes = len(request.input.prompt)
-            if any(not 0 <= token < self._vocab_tokens for token in request.input.prompt):
-                raise InvalidRequest(f"prompt: token ids go from 0 to {self._vocab_tokens - 1}", param="prompt")
-        if size_bytes > self.config.context_tokens * _MAX_BYTES_PER_TOKEN:
-            self._check_context(size_bytes // _MAX_BYTES_PER_TOKEN)
+        """Refuse here what would harm the worker, or keep it busy for nothing."""
+        self._check_context(request, translate.fewest_tokens(request))
+        for token, bias in request.sampling.logit_bias:
+            self._check_token(token, "logit_bias")
+            if not math.isfinite(bias):
+                raise InvalidRequest(f"logit_bias: the bias of token {token} must be a number", param="logit_bias")
+        if isinstance(request.input, Completion) and not isinstance(request.input.prompt, str):
+            for token in request.input.prompt:
+                self._check_token(token, "prompt")
 
-    def _check_context(self, prompt_tokens: int) -> None:
-        if prompt_tokens >= self.config.context_tokens:
+    def _check_token(self, token: int, param: str) -> None:
+        if not 0 <= token < self._vocab_tokens:
+            limit = f"this model's token ids go from 0 to {self._vocab_tokens - 1}"
+            raise InvalidRequest(f"{param}: token {token} does not exist; {limit}", param=param)
+
+    def _check_context(self, request: Request, prompt_tokens: int) -> None:
+        limit_tokens = translate.request_tokens(self.config)
+        if prompt_tokens >= limit_tokens:
             raise ContextOverflow(
                 f"the prompt has {prompt_tokens} tokens or more; {self.config.name} takes at most "
-                f"{self.config.context_tokens} for prompt and answer together",
-                param="messages",
+                f"{limit_tokens} for prompt and answer together",
+                param=translate.input_param(request),
             )
-
-    def _params(self, request: Request, prompt_tokens: int) -> Params:
-        """The request's sampling with this model's defaults filled in."""
-        asked, default = request.sampling, self.config.sampling
-        left = self.config.context_tokens - prompt_tokens
-        return Params(
-            max_tokens=min(request.max_tokens or self.config.max_output_tokens, self.config.max_output_tokens, left),
-            temperature=_first(asked.temperature, default.temperature),
-            top_p=_first(asked.top_p, default.top_p),
-            top_k=_first(asked.top_k, default.top_k),
-            min_p=_first(asked.min_p, default.min_p),
-            repeat_penalty=_first(asked.repeat_penalty, default.repeat_penalty),
-            presence_penalty=_first(asked.presence_penalty, 0.0),
-            frequency_penalty=_first(asked.frequency_penalty, 0.0),
-            logit_bias=asked.logit_bias,
-            seed=asked.seed,
-            stop=request.stop,
-            top_logprobs=request.top_logprobs or 0,
-        )
 
     def _set_state(self, state: EngineState) -> None:
         self.state = state
@@ -272,8 +266,7 @@ class Engine:
             started_s = loop.time()
             self._set_state(EngineState.LOADING)
             self.problem = await self._live()
-            self._set_state(EngineState.DOWN)
-            self._fail_all(WorkerLost(f"the local model {self.config.name} stopped while answering", retry_after_s=2))
+            self._end(f"the local model {self.config.name} stopped while answering")
             if loop.time() - started_s > _STABLE_S:
                 backoff_s = _BACKOFF_FIRST_S
             log.error("model=%s worker ended: %s; next start in %.1f s", self.config.name, self.problem, backoff_s)
@@ -282,13 +275,25 @@ class Engine:
             self.restarts += 1
 
     async def _live(self) -> str:
-        """One worker's life; returns why it ended."""
+        """One worker's life; returns why it ended, or why it could not begin."""
         try:
             path = await asyncio.to_thread(self._locate)
+            self._worker = await WorkerProcess.spawn(self._load(path), self._on_event)
         except EdgedError as exc:
             return exc.message
+        except OSError as exc:
+            return f"it could not be started: {exc}"
         config = self.config
-        load = Load(
+        deadline = asyncio.get_running_loop().call_later(config.load_timeout_s, self._give_up_loading)
+        try:
+            return await self._worker.run(silence_s=config.heartbeat_timeout_s, busy_s=config.step_timeout_s)
+        finally:
+            deadline.cancel()
+            self._worker, self._stats = None, None
+
+    def _load(self, path: Path) -> Load:
+        config = self.config
+        return Load(
             path=str(path),
             context_tokens=config.context_tokens,
             slots=config.slots,
@@ -297,21 +302,16 @@ class Engine:
             gpu_layers=config.gpu_layers,
             prefill_chunk_tokens=config.prefill_chunk_tokens,
         )
-        self._worker = await WorkerProcess.spawn(load, self._on_event)
-        deadline = asyncio.get_running_loop().call_later(config.load_timeout_s, self._give_up_loading)
-        try:
-            return await self._worker.run(silence_s=config.heartbeat_timeout_s, busy_s=config.step_timeout_s)
-        finally:
-            deadline.cancel()
-            self._worker, self._stats = None, None
 
     def _give_up_loading(self) -> None:
         if self.state is EngineState.LOADING and self._worker is not None:
             self._worker.kill(f"it did not load within {self.config.load_timeout_s:g} s")
 
-    def _fail_all(self, error: EdgedError) -> None:
+    def _end(self, why: str) -> None:
+        """Nothing answers any more: say so to everybody who waits."""
+        self._set_state(EngineState.DOWN)
         for inbox in self._inboxes.values():
-            inbox.put_nowait(error)
+            inbox.put_nowait(WorkerLost(why, retry_after_s=2))
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -322,7 +322,7 @@ class Engine:
                 self._stats = stats
                 self._deliver(request_id, event)
             case Refused():
-                self._deliver(event.id, _error(event))
+                self._deliver(event.id, translate.error(event))
             case Heartbeat(stats=stats):
                 self._stats = stats or self._stats
             case Loaded():
@@ -354,70 +354,19 @@ class Engine:
             inbox.put_nowait(delivery)
 
 
-def _first(asked: T | None, default: T) -> T:
-    return default if asked is None else asked
+class _Answer(AsyncGenerator[Chunk, None]):
+    """Chunks whose closing releases the request even if none was asked for: an unstarted generator runs no finally."""
 
+    def __init__(self, chunks: AsyncGenerator[Chunk, None], release: Callable[[], None]) -> None:
+        self._chunks = chunks
+        self._release = release
 
-def _prepare(request: Request) -> Prepare:
-    if isinstance(request.input, Chat):
-        return Prepare(request.id, request.tenant, turns=tuple(_turn(m) for m in request.input.messages))
-    prompt = request.input.prompt
-    if isinstance(prompt, str):
-        return Prepare(request.id, request.tenant, text=prompt)
-    return Prepare(request.id, request.tenant, tokens=prompt)
+    async def asend(self, value: None) -> Chunk:
+        return await self._chunks.asend(value)
 
+    async def athrow(self, *args: Any) -> Chunk:
+        return await self._chunks.athrow(*args)
 
-def _turn(message: Message) -> Turn:
-    calls = tuple((call.id, call.name, call.arguments) for call in message.tool_calls)
-    return Turn(message.role.value, message.text, message.name, calls, message.tool_call_id)
-
-
-def _chunk(emission: Emission, usage: Usage | None) -> Chunk:
-    finish = FinishReason(emission.finish) if emission.finish else None
-    timings = Timings(queue_s=emission.queue_s, prefill_s=emission.prefill_s, decode_s=emission.decode_s)
-    return Chunk(
-        choice=emission.choice,
-        text=emission.text,
-        tokens=tuple(_token(row) for row in emission.tokens),
-        finish=finish,
-        usage=usage,
-        timings=timings if finish else None,
-    )
-
-
-def _token(row: TokenRow) -> Token:
-    return Token(row.piece, row.logprob, margin=row.margin, entropy=row.entropy, top=row.top, id=row.id)
-
-
-def _add(usage: Usage, emission: Emission) -> Usage:
-    """Usage of several choices: the prompt counts once, as cached only where even the first choice found it cached."""
-    return replace(
-        usage,
-        completion_tokens=usage.completion_tokens + emission.completion_tokens,
-        cached_tokens=emission.cached_tokens if emission.choice == 0 else usage.cached_tokens,
-    )
-
-
-def _error(refused: Refused) -> EdgedError:
-    kinds: dict[str, type[EdgedError]] = {
-        TemplateRejected.code: TemplateRejected,
-        ContextOverflow.code: ContextOverflow,
-        InvalidRequest.code: InvalidRequest,
-    }
-    kind = kinds.get(refused.code, EngineError)
-    return kind(refused.message, param="messages" if issubclass(kind, InvalidRequest) else None)
-
-
-def _snapshot(config: ModelConfig, state: EngineState, stats: Stats | None) -> EngineSnapshot:
-    if stats is None:
-        return EngineSnapshot(state=state, slots=config.slots, context_tokens=config.context_tokens)
-    return EngineSnapshot(
-        state=state,
-        slots=config.slots,
-        running=stats.running,
-        waiting=stats.waiting,
-        context_tokens=config.context_tokens,
-        queued_prompt_tokens=stats.queued_prompt_tokens,
-        prefill_tps=stats.prefill_tps,
-        decode_tps=stats.decode_tps,
-    )
+    async def aclose(self) -> None:
+        self._release()
+        await self._chunks.aclose()

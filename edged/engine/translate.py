@@ -1,0 +1,130 @@
+"""Between the shared nouns of ``core`` and the worker's messages: pure, in both directions."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from edged.config import ModelConfig, SamplingDefaults
+from edged.core import (
+    Chat,
+    Chunk,
+    EngineSnapshot,
+    EngineState,
+    FinishReason,
+    Message,
+    Request,
+    Timings,
+    Token,
+    Usage,
+)
+from edged.engine.protocol import Emission, Params, Prepare, Refused, Stats, TokenRow, Turn
+from edged.errors import ContextOverflow, EdgedError, EngineError, InvalidRequest, TemplateRejected
+
+T = TypeVar("T")
+
+_MAX_CHARS_PER_TOKEN = 64
+"""No text needs fewer tokens than its length over this; longer prompts are refused without tokenizing them."""
+
+
+def request_tokens(config: ModelConfig) -> int:
+    """What one request may fill, prompt and answer: a KV pool smaller than the context is the tighter limit."""
+    return min(config.context_tokens, config.pool_tokens)
+
+
+def input_param(request: Request) -> str:
+    return "messages" if isinstance(request.input, Chat) else "prompt"
+
+
+def fewest_tokens(request: Request) -> int:
+    """A floor of the prompt's tokens, had without tokenizing it."""
+    if isinstance(request.input, Chat):
+        return sum(len(m.text) for m in request.input.messages if m.text) // _MAX_CHARS_PER_TOKEN
+    prompt = request.input.prompt
+    return len(prompt) // _MAX_CHARS_PER_TOKEN if isinstance(prompt, str) else len(prompt)
+
+
+def params(request: Request, default: SamplingDefaults, *, limit_tokens: int) -> Params:
+    """The request's sampling with the model's defaults filled in, for an answer of at most ``limit_tokens``."""
+    asked = request.sampling
+    return Params(
+        max_tokens=min(request.max_tokens or limit_tokens, limit_tokens),
+        temperature=_first(asked.temperature, default.temperature),
+        top_p=_first(asked.top_p, default.top_p),
+        top_k=_first(asked.top_k, default.top_k),
+        min_p=_first(asked.min_p, default.min_p),
+        repeat_penalty=_first(asked.repeat_penalty, default.repeat_penalty),
+        presence_penalty=_first(asked.presence_penalty, 0.0),
+        frequency_penalty=_first(asked.frequency_penalty, 0.0),
+        logit_bias=asked.logit_bias,
+        seed=asked.seed,
+        stop=request.stop,
+        top_logprobs=request.top_logprobs or 0,
+    )
+
+
+def _first(asked: T | None, default: T) -> T:
+    return default if asked is None else asked
+
+
+def prepare(request: Request) -> Prepare:
+    if isinstance(request.input, Chat):
+        return Prepare(request.id, request.tenant, turns=tuple(_turn(m) for m in request.input.messages))
+    prompt = request.input.prompt
+    if isinstance(prompt, str):
+        return Prepare(request.id, request.tenant, text=prompt)
+    return Prepare(request.id, request.tenant, tokens=prompt)
+
+
+def _turn(message: Message) -> Turn:
+    calls = tuple((call.id, call.name, call.arguments) for call in message.tool_calls)
+    return Turn(message.role.value, message.text, message.name, calls, message.tool_call_id)
+
+
+def chunk(emission: Emission, usage: Usage | None) -> Chunk:
+    finish = FinishReason(emission.finish) if emission.finish else None
+    timings = Timings(queue_s=emission.queue_s, prefill_s=emission.prefill_s, decode_s=emission.decode_s)
+    return Chunk(
+        choice=emission.choice,
+        text=emission.text,
+        tokens=tuple(_token(row) for row in emission.tokens),
+        finish=finish,
+        usage=usage,
+        timings=timings if finish else None,
+    )
+
+
+def _token(row: TokenRow) -> Token:
+    return Token(row.piece, row.logprob, margin=row.margin, entropy=row.entropy, top=row.top, id=row.id)
+
+
+def add(usage: Usage, emission: Emission) -> Usage:
+    """Usage of several choices: the prompt counts once, as cached only where even the first choice found it cached."""
+    return replace(
+        usage,
+        completion_tokens=usage.completion_tokens + emission.completion_tokens,
+        cached_tokens=emission.cached_tokens if emission.choice == 0 else usage.cached_tokens,
+    )
+
+
+def error(refused: Refused) -> EdgedError:
+    kinds: dict[str, type[EdgedError]] = {
+        TemplateRejected.code: TemplateRejected,
+        ContextOverflow.code: ContextOverflow,
+        InvalidRequest.code: InvalidRequest,
+    }
+    kind = kinds.get(refused.code, EngineError)
+    return kind(refused.message)
+
+
+def snapshot(config: ModelConfig, state: EngineState, stats: Stats | None) -> EngineSnapshot:
+    if stats is None:
+        return EngineSnapshot(state=state, slots=config.slots, context_tokens=request_tokens(config))
+    return EngineSnapshot(
+        state=state,
+        slots=config.slots,
+        running=stats.running,
+        waiting=stats.waiting,
+        context_tokens=request_tokens(config),
+        queued_prompt_tokens=stats.queued_prompt_tokens,
+        prefill_tps=stats.prefill_tps,
+        decode_tps=stats.decode_tps,
+    )
