@@ -1,9 +1,12 @@
 """The decode thread: owns scheduler, cache and samplers; applies commands, computes a step, publishes the round."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import msgspec
 
 from edged.chat.text import TextAssembler
 from edged.core import FinishReason
@@ -48,8 +51,30 @@ class _Choice:
     sampler: Sampler
 
 
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """How much has been handed over, ever."""
+
+    sequences: int = 0
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, add: Add) -> "_Queued":
+        return cls(len(add.sequences), sum(sequence.pending_tokens for sequence in add.sequences))
+
+    def __add__(self, other: "_Queued") -> "_Queued":
+        return _Queued(self.sequences + other.sequences, self.tokens + other.tokens)
+
+    def __sub__(self, other: "_Queued") -> "_Queued":
+        return _Queued(self.sequences - other.sequences, self.tokens - other.tokens)
+
+
 class DecodeLoop:
-    """One step after another until stopped. Everything but ``post``, ``stats`` and ``step_s`` belongs to its thread."""
+    """One step after another until stopped. Everything but ``post``, ``stats`` and ``step_s`` belongs to its thread.
+
+    The abort flag speaks of the step in flight and no other: ``_lock`` keeps a cancel and the start or end of a step
+    apart, else a late abort would hit the next step, which computes for somebody else.
+    """
 
     def __init__(
         self, runner: Runner, pool: KvPool, *, slots: int, chunk_tokens: int, publish: Callable[[Event], None]
@@ -66,7 +91,10 @@ class DecodeLoop:
         self._stopped = False
         self._in_flight: frozenset[str] = frozenset()
         self._cancelled: set[str] = set()
+        self._lock = threading.Lock()
         self._step_started_s: float | None = None
+        self._posted = self._applied = _Queued()
+        self._stats = self._look()
 
     def __repr__(self) -> str:
         return f"DecodeLoop({self._scheduler!r}, samplers={len(self._choices)})"
@@ -75,21 +103,24 @@ class DecodeLoop:
 
     def post(self, command: Add | Drop | Stop) -> None:
         """Hand over a command. A step that computes for nobody any more is aborted at once."""
-        if isinstance(command, Drop):
-            self._cancelled.add(command.id)
-        if isinstance(command, Stop) or (self._in_flight and self._in_flight <= self._cancelled):
-            self._runner.set_abort(on=True)
+        if isinstance(command, Add):
+            self._posted += _Queued.of(command)
+        with self._lock:
+            if isinstance(command, Drop):
+                self._cancelled.add(command.id)
+            if isinstance(command, Stop) or (self._in_flight and self._in_flight <= self._cancelled):
+                self._runner.set_abort(on=True)
         self._inbox.put(command)
 
     @property
     def stats(self) -> Stats:
-        return Stats(
-            running=self._scheduler.running,
-            waiting=self._scheduler.waiting,
-            queued_prompt_tokens=self._scheduler.queued_prompt_tokens,
-            used_cells=self._pool.used_cells,
-            prefill_tps=self._rates.prefill_tps,
-            decode_tps=self._rates.decode_tps,
+        """The loop as it was after its last step, and what has been posted since."""
+        stats, applied = self._stats
+        ahead = self._posted - applied
+        return msgspec.structs.replace(
+            stats,
+            waiting=stats.waiting + ahead.sequences,
+            queued_prompt_tokens=stats.queued_prompt_tokens + ahead.tokens,
         )
 
     @property
@@ -105,6 +136,19 @@ class DecodeLoop:
         while not self._stopped:
             self._drain()
             self._step()
+            self._stats = self._look()
+
+    def _look(self) -> "tuple[Stats, _Queued]":
+        """Numbers for other threads, which must not walk over what this one changes."""
+        stats = Stats(
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            queued_prompt_tokens=self._scheduler.queued_prompt_tokens,
+            used_cells=self._pool.used_cells,
+            prefill_tps=self._rates.prefill_tps,
+            decode_tps=self._rates.decode_tps,
+        )
+        return stats, self._applied
 
     def _drain(self) -> None:
         block = self._scheduler.is_idle
@@ -119,6 +163,7 @@ class DecodeLoop:
     def _apply(self, command: Add | Drop | Stop) -> None:
         match command:
             case Add(sequences):
+                self._applied += _Queued.of(command)
                 for sequence in sequences:
                     self._choices[sequence] = self._new_choice(sequence)
                     self._scheduler.add(sequence)
@@ -134,16 +179,24 @@ class DecodeLoop:
         applied = [self._apply_op(op) for op in plan.ops]
         if not all(applied) or not plan.rows:
             return
-        self._in_flight, self._step_started_s = plan.ids, time.monotonic()
-        self._runner.set_abort(on=plan.ids <= self._cancelled)
-        status = self._runner.decode(plan.rows)
-        elapsed_s, self._in_flight, self._step_started_s = self.step_s, frozenset(), None
+        status, elapsed_s = self._decode(plan)
         if status == DECODE_OK:
             decode_rows = len(plan.rows) - bool(plan.prefill_tokens)
             self._rates.observe(prefill_tokens=plan.prefill_tokens, decode_rows=decode_rows, elapsed_s=elapsed_s)
             self._advance(plan)
         else:
             self._recover(plan, status)
+
+    def _decode(self, plan: Plan) -> tuple[int, float]:
+        self._step_started_s = started_s = time.monotonic()
+        with self._lock:
+            self._in_flight = plan.ids
+            self._runner.set_abort(on=plan.ids <= self._cancelled)
+        status = self._runner.decode(plan.rows)
+        with self._lock:
+            self._in_flight = frozenset()
+        self._step_started_s = None
+        return status, time.monotonic() - started_s
 
     def _chunk(self) -> int:
         rate = self._rates.prefill_tps
@@ -218,11 +271,13 @@ class DecodeLoop:
         if status == DECODE_NO_SPACE:
             self._publish(LogLine("warning", "no room in the KV cache: finished prefixes are dropped"))
             self._scheduler.forget_parked()
+        if status == DECODE_ABORTED:
+            for sequence in self._scheduler.interrupt(row.sequence for row in plan.rows):
+                self._close(sequence)
+            return
         failed = self._scheduler.fail(row.sequence for row in plan.rows)
         for sequence in failed:
             self._close(sequence)
-        if status == DECODE_ABORTED:
-            return
         for request_id in {sequence.id for sequence in failed}:
             for sibling in self._scheduler.cancel(request_id):
                 self._close(sibling)

@@ -51,9 +51,13 @@ class _Slot:
 
 
 class KvPool:
-    """Slots and cells of one context. ``cells`` is the size of the unified cache in tokens."""
+    """Slots and cells of one context. ``cells`` is the size of the unified cache in tokens.
 
-    def __init__(self, *, slots: int, cells: int) -> None:
+    ``shares`` is off for models whose state after a prefix cannot be taken out of the state after more (recurrent).
+    """
+
+    def __init__(self, *, slots: int, cells: int, shares: bool = True) -> None:
+        self._shares = shares
         self._slots = [_Slot() for _ in range(slots)]
         self._cells = cells
         self._owners: Counter[int] = Counter()
@@ -63,6 +67,10 @@ class KvPool:
     def __repr__(self) -> str:
         busy = sum(slot.busy for slot in self._slots)
         return f"KvPool(busy={busy}/{len(self._slots)}, used_cells={self.used_cells}/{self._cells})"
+
+    @property
+    def cells(self) -> int:
+        return self._cells
 
     @property
     def used_cells(self) -> int:
@@ -110,6 +118,10 @@ class KvPool:
         state.busy, state.reserved_tokens = False, 0
         self._touch(slot)
 
+    def rewind(self, slot: int) -> KvOp:
+        """Remove from the real cache whatever an aborted decode may have left behind the slot's known cells."""
+        return Trim(slot, len(self._slots[slot].tokens))
+
     def drop(self, slot: int) -> tuple[KvOp, ...]:
         """Forget the slot and its cells together (after a failed decode or a failed removal)."""
         state = self._slots[slot]
@@ -128,6 +140,8 @@ class KvPool:
 
     def _best(self, tokens: list[int], tenant: str) -> tuple[int | None, int]:
         best: tuple[int | None, int] = (None, 0)
+        if not self._shares:
+            return best
         for slot, state in enumerate(self._slots):
             if state.tenant != tenant or not state.tokens:
                 continue

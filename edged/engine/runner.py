@@ -24,7 +24,7 @@ DECODE_NO_SPACE = 1
 DECODE_ABORTED = 2
 
 _MIN_BATCH_TOKENS = 512
-_MAX_PIECE_BYTES = 4096
+_FIRST_PIECE_BYTES = 64
 _LOG_LEVEL_ERROR = 4
 
 LogSink = Callable[[str, str], None]
@@ -61,6 +61,7 @@ class Vocabulary:
         self._vocab = llama.llama_model_get_vocab(model)
         self.size_tokens: int = llama.llama_vocab_n_tokens(self._vocab)
         self.add_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
+        self._pieces: dict[int, bytes] = {}
 
     @property
     def chat_template(self) -> str | None:
@@ -94,9 +95,19 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         """The bytes a token adds to the text; control tokens add none."""
-        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
-        size = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE_BYTES, 0, False)
-        return buffer.raw[: max(size, 0)]
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._piece(token)
+        return known
+
+    def _piece(self, token: int) -> bytes:
+        size = _FIRST_PIECE_BYTES
+        buffer = ctypes.create_string_buffer(size)
+        count = llama.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+        if count < 0:  # minus the size it needs
+            buffer = ctypes.create_string_buffer(-count)
+            count = llama.llama_token_to_piece(self._vocab, token, buffer, -count, 0, False)
+        return buffer.raw[:count]
 
     def _text(self, token: int) -> str:
         if token < 0:
@@ -131,6 +142,11 @@ class Runner:
     @property
     def context_train_tokens(self) -> int:
         return int(llama.llama_model_n_ctx_train(self._model))
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether the state after a prefix can be had from the state after more; recurrent layers cannot."""
+        return not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
 
     def decode(self, rows: Sequence[Row]) -> int:
         """One batch; returns llama_decode's status. Logits of row i's last token are then ``logits(i)``."""
@@ -225,4 +241,6 @@ def _load_model(load: Load) -> llama.llama_model_p:
     model = llama.llama_model_load_from_file(os.fsencode(load.path), params)
     if not model:
         raise EngineError("llama.cpp cannot load this model file")
+    if llama.llama_model_has_encoder(model) or not llama.llama_model_has_decoder(model):
+        raise EngineError("this model does not continue text: it has an encoder")
     return model

@@ -26,7 +26,9 @@ class SamplerChain:
         return int(llama.llama_sampler_sample(self._chain, context, row))
 
     def accept(self, token: int) -> None:
-        """Remember a token that was generated earlier."""
+        """Remember a token that was generated earlier, and use up the random number it was drawn with."""
+        only = llama.llama_token_data(token, 0.0, 1.0)
+        llama.llama_sampler_apply(self._chain, llama.llama_token_data_array(ctypes.pointer(only), 1, -1, False))
         llama.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
@@ -51,7 +53,7 @@ def _samplers(params: Params, bias: "ctypes.Array[Any]", vocab_tokens: int) -> l
         chain.append(llama.llama_sampler_init_top_p(params.top_p, 1))
     if params.min_p:
         chain.append(llama.llama_sampler_init_min_p(params.min_p, 1))
-    seed = secrets.randbits(32) if params.seed is None else params.seed & 0xFFFFFFFF
+    seed = (secrets.randbits(32) if params.seed is None else params.seed) % llama.LLAMA_DEFAULT_SEED
     return [*chain, llama.llama_sampler_init_temp(params.temperature), llama.llama_sampler_init_dist(seed)]
 
 

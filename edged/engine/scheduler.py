@@ -112,6 +112,12 @@ class Scheduler:
         """Take out every choice of a request, waiting or running."""
         return self._remove(lambda sequence: sequence.id == request_id, keep_cells=True)
 
+    def interrupt(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Take out sequences whose step was aborted: only what that step may have written is removed from the cache."""
+        doomed = set(sequences)
+        self._ops += [self._pool.rewind(s.slot) for s in doomed if s.slot is not None]
+        return self._remove(doomed.__contains__, keep_cells=True)
+
     def fail(self, sequences: Iterable[Sequence]) -> list[Sequence]:
         """Take sequences out and drop their cells with the bookkeeping (a decode failed half way)."""
         doomed = set(sequences)

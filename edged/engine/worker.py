@@ -13,7 +13,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from edged.chat.templates import CHATML, ChatTemplate
 from edged.core import Message, Role, ToolCall
@@ -29,6 +32,7 @@ from edged.engine.protocol import (
     Loaded,
     LoadFailed,
     LogLine,
+    Params,
     Prepare,
     Prepared,
     Refused,
@@ -38,12 +42,13 @@ from edged.engine.protocol import (
 )
 from edged.engine.runner import Runner, Vocabulary, capture_log
 from edged.engine.sequence import Sequence
-from edged.errors import EdgedError, TemplateRejected
+from edged.errors import ContextOverflow, EdgedError, TemplateRejected
 
 HEARTBEAT_S = 1.0
 TEMPLATE_TIME_LIMIT_S = 2.0
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"
+_EXIT_FAULT = 70
 
 
 class Worker:
@@ -75,7 +80,8 @@ class Worker:
                 self._submit(command)
             case Cancel(request_id):
                 self._prompts.pop(request_id, None)
-                self._loaded.post(Drop(request_id))
+                if self._loop is not None:
+                    self._loop.post(Drop(request_id))
             case Shutdown():
                 pass
 
@@ -98,12 +104,12 @@ class Worker:
             self._loading = False
         self._template = template
         self._vocabulary = runner.vocabulary
-        pool = KvPool(slots=2 * load.slots, cells=load.pool_tokens)
+        pool = KvPool(slots=2 * load.slots, cells=load.pool_tokens, shares=runner.shares_prefixes)
         self._pool = pool
         self._loop = DecodeLoop(
             runner, pool, slots=load.slots, chunk_tokens=load.prefill_chunk_tokens, publish=self._channel.send
         )
-        threading.Thread(target=self._decode, args=(self._loop,), name="decode", daemon=True).start()
+        threading.Thread(target=_decode, args=(self._loop,), name="decode", daemon=True).start()
         self._channel.send(
             Loaded(
                 vocab_tokens=runner.vocabulary.size_tokens,
@@ -113,16 +119,6 @@ class Worker:
                 template_note=note,
             )
         )
-
-    def _decode(self, loop: DecodeLoop) -> None:
-        """A decode thread that fails takes the process with it: the daemon restarts it from a known state."""
-        try:
-            loop.run()
-        except OSError:
-            return  # the daemon is gone
-        except BaseException:  # noqa: BLE001 - one of the two places that may: the end of a thread
-            sys.excepthook(*sys.exc_info())
-            os._exit(70)
 
     def _prepare(self, command: Prepare) -> None:
         try:
@@ -158,6 +154,10 @@ class Worker:
         if prompt is None:
             return  # cancelled meanwhile
         tenant, tokens = prompt
+        if len(tokens) + command.params.max_tokens > self._pool.cells:
+            text = f"prompt and answer need more than the {self._pool.cells} tokens of the KV pool"
+            self._channel.send(Refused(command.id, ContextOverflow.code, text))
+            return
         now_s = time.monotonic()
         sequences = tuple(
             Sequence(
@@ -166,7 +166,7 @@ class Worker:
                 tenant=tenant,
                 tokens=[*tokens, *branch.generated],
                 prompt_tokens=len(tokens),
-                params=command.params,
+                params=_of_choice(command.params, branch.choice),
                 submitted_s=now_s,
             )
             for branch in command.branches
@@ -185,6 +185,25 @@ class Worker:
                 return
 
 
+def _decode(loop: DecodeLoop) -> None:
+    """A decode thread that fails takes the process with it: the daemon restarts it from a known state."""
+    if status := _end_of_thread(loop.run):
+        os._exit(status)
+
+
+def _end_of_thread(run: Callable[[], None]) -> int:
+    """Run a thread's whole work; returns the process's exit status, with the reason on stderr where it is not 0."""
+    try:
+        run()
+    except ConnectionError:
+        return 0  # the daemon is gone
+    except BaseException:  # noqa: BLE001 - one of the two places that may: the end of a thread
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        return _EXIT_FAULT
+    return 0
+
+
 def _template(vocabulary: Vocabulary) -> tuple[ChatTemplate, str | None]:
     """The file's own template; a note where another has to stand in."""
     compiled = functools.partial(
@@ -197,6 +216,11 @@ def _template(vocabulary: Vocabulary) -> tuple[ChatTemplate, str | None]:
         return compiled(source), None
     except TemplateRejected as exc:
         return compiled(CHATML), f"{exc.message}: ChatML is used instead"
+
+
+def _of_choice(params: Params, choice: int) -> Params:
+    """Each choice draws from its own stream of the request's seed, else all of them would be the same answer."""
+    return params if params.seed is None else msgspec.structs.replace(params, seed=params.seed + choice)
 
 
 def _message(turn: Turn) -> Message:
@@ -220,8 +244,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     _prefer_to_be_killed()
-    Worker(Channel(socket.socket(fileno=int(sys.argv[1])))).run()
-    os._exit(0)  # the decode thread may be inside a step; there is nothing to flush
+    worker = Worker(Channel(socket.socket(fileno=int(sys.argv[1]))))
+    os._exit(_end_of_thread(worker.run))  # the decode thread may be inside a step; there is nothing to flush
 
 
 if __name__ == "__main__":
