@@ -52,7 +52,7 @@ def _forget_stdout() -> None:
 
 def ledger_path(args: argparse.Namespace) -> Path:
     """The ledger of the config the user means. Raises: ConfigError."""
-    return config.load(args.config or config.default_path()).ledger_path
+    return config.load(Path(args.config or config.default_path())).ledger_path
 
 
 def since(text: str) -> float | None:

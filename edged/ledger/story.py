@@ -5,7 +5,12 @@ from datetime import UTC, datetime
 
 from edged.core import Attempt, Decision, Outcome, Reason, Record, Status, Target
 
-_TTFT_REASONS = (Reason.TTFT_PREDICTED, Reason.TTFT_EXCEEDED, Reason.DEADLINE_PREDICTED)
+_CROSSED = {
+    Reason.TTFT_EXCEEDED: "no token came within the threshold of",
+    Reason.ITL_EXCEEDED: "the silence between two tokens reached the threshold of",
+    Reason.DEADLINE_PREDICTED: "the whole answer would come after the deadline of",
+}
+_TRUST_REASONS = (Reason.WITHIN_BUDGET, Reason.LOW_CONFIDENCE, Reason.PRIVATE)
 _OUTCOMES = {
     Outcome.SERVED: "served",
     Outcome.DISCARDED: "thrown away",
@@ -61,24 +66,27 @@ def _verdict(decision: Decision) -> str:
 def _numbers(decision: Decision) -> Iterator[str]:
     """Each number of a decision; the one that the threshold belongs to is set against it."""
     ttft_s, confidence, threshold = decision.predicted_ttft_s, decision.confidence, decision.threshold
-    judges_ttft = decision.reason in _TTFT_REASONS or (
-        confidence is None and decision.reason is not Reason.ITL_EXCEEDED
-    )
+    crossed = _CROSSED.get(decision.reason)
+    if crossed is not None and threshold is not None:
+        yield f"{crossed} {seconds(threshold)}"
+        threshold = None
     if ttft_s is not None:
-        limit = threshold if judges_ttft else None
-        yield f"predicted time to first token {seconds(ttft_s)}{_against(ttft_s, limit, 's')}"
+        limit = threshold if confidence is None else None
+        yield f"predicted time to first token {seconds(ttft_s)}{_against(ttft_s, limit, ' s')}"
     if confidence is not None:
-        limit = None if decision.reason in _TTFT_REASONS else threshold
-        yield f"confidence {confidence:.3f}{_against(confidence, limit, '')}"
+        yield f"confidence {confidence:.3f}{_against(confidence, threshold)}"
     if threshold is not None and ttft_s is None and confidence is None:
-        yield f"the limit was {threshold:g}"
+        about_trust = decision.reason in _TRUST_REASONS
+        yield f"no confidence to set against {threshold:g}" if about_trust else f"the limit was {threshold:g}"
 
 
-def _against(value: float, limit: float | None, unit: str) -> str:
+def _against(value: float, limit: float | None, unit: str = "") -> str:
     if limit is None:
         return ""
+    if limit == 0:
+        return " (not judged: the threshold is 0)"
     relation = "below" if value < limit else "above" if value > limit else "equal to"
-    return f", {relation} the threshold {limit:g}{' ' if unit else ''}{unit}"
+    return f", {relation} the threshold {limit:g}{unit}"
 
 
 def _attempts(record: Record) -> Iterator[str]:

@@ -101,8 +101,19 @@ def test_an_escalation_is_told_from_start_to_end() -> None:
             {"reason": Reason.WITHIN_BUDGET, "predicted_ttft_s": 3.0, "confidence": 0.5, "threshold": 0.5},
             "0.500, equal to the threshold 0.5",
         ),
+        ({"reason": Reason.LOW_CONFIDENCE, "confidence": 0.1, "threshold": 0.5}, "0.100, below the threshold 0.5"),
+        ({"reason": Reason.LOW_CONFIDENCE, "threshold": 0.5}, "no confidence to set against 0.5"),
+        ({"reason": Reason.WITHIN_BUDGET, "confidence": 0.1, "threshold": 0.0}, "(not judged: the threshold is 0)"),
         ({"reason": Reason.QUEUE_FULL, "threshold": 8.0}, "the limit was 8"),
-        ({"reason": Reason.ITL_EXCEEDED, "threshold": 0.5}, "the limit was 0.5"),
+        ({"reason": Reason.TTFT_EXCEEDED, "threshold": 2.0}, "no token came within the threshold of 2.00 s"),
+        (
+            {"reason": Reason.ITL_EXCEEDED, "confidence": 0.9, "threshold": 0.5},
+            "the silence between two tokens reached the threshold of 500 ms\n            confidence 0.900",
+        ),
+        (
+            {"reason": Reason.DEADLINE_PREDICTED, "predicted_ttft_s": 0.3, "threshold": 4.0},
+            "the whole answer would come after the deadline of 4.00 s\n            predicted time to first token 300 ms",
+        ),
         ({"reason": Reason.PINNED_LOCAL}, "because pinned_local"),
     ],
 )
