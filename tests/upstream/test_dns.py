@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -136,6 +138,24 @@ def test_stuck_lookups_leave_the_default_executor_free():
         assert repr(lookups) == "Lookups(known=50, pending=0)"
 
     run(main)
+
+
+STUCK_AT_EXIT = """
+import asyncio, time
+from edged.upstream.dns import Lookups
+
+async def main():
+    lookups = Lookups(stuck_after_s=5, getaddrinfo=lambda *_, **__: time.sleep(60))
+    asyncio.create_task(lookups.addresses("a.example", 443))
+    await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+
+
+def test_a_stuck_lookup_does_not_hold_up_the_end_of_the_process():
+    """An executor's threads are joined at exit; these are not (F21)."""
+    subprocess.run([sys.executable, "-c", STUCK_AT_EXIT], check=True, timeout=15)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,19 @@ def test_connections_are_kept_and_reused():
     run(main)
 
 
+def test_a_late_end_of_the_body_still_saves_the_connection():
+    """The end may come a moment after [DONE]; it is waited for, since a new connection costs more."""
+
+    async def main():
+        async with ScriptedUpstream() as up, a_client(up) as client:
+            for _ in range(2):
+                up.reply(events=[event("x", "stop"), "[DONE]", COMMENT], chunk_delay_s=0.03)
+                await collect(client)
+            assert len({seen.connection for seen in up.seen}) == 1
+
+    run(main)
+
+
 def test_an_ipv6_literal_is_an_address_like_any_other():
     """base_url may be http://[::1]:PORT/v1."""
 
@@ -343,6 +356,22 @@ def test_a_name_is_looked_up_once_and_then_remembered():
         async with ScriptedUpstream() as up, named(up, getaddrinfo) as client:
             await asyncio.gather(collect(client), collect(client))
             assert lookups == ["provider.example"]
+
+    run(main)
+
+
+def test_cookies_are_not_kept():
+    """One call's Set-Cookie does not follow the next, which may be another client's."""
+
+    async def main():
+        def getaddrinfo(_, port, **__):
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        async with ScriptedUpstream() as up, named(up, getaddrinfo) as client:
+            up.reply(text="x", headers={"Set-Cookie": "session=1; Path=/"})
+            await collect(client)
+            await collect(client)
+            assert "Cookie" not in up.seen[1].headers
 
     run(main)
 

@@ -243,19 +243,6 @@ def test_a_redirect_is_never_followed(status):
     run(main)
 
 
-def test_cookies_are_not_kept():
-    """One call's Set-Cookie does not follow the next, which may be another client's."""
-
-    async def main():
-        async with ScriptedUpstream() as up, a_client(up) as client:
-            up.reply(text="x", headers={"Set-Cookie": "session=1; Path=/"})
-            await collect(client)
-            await collect(client)
-            assert "Cookie" not in up.seen[1].headers
-
-    run(main)
-
-
 # -- refusals and waiting --------------------------------------------------------------------------------------------
 
 
