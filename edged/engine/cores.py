@@ -76,11 +76,10 @@ class CoreBudget:
 
 
 def usable_cores(cgroup: Path = _CGROUP, cpus: Path = _CPUS) -> int:
-    """Physical fast cores this process may run on, less what a CPU quota (cgroup v2) takes away; at least one."""
-    allowed = os.sched_getaffinity(0)
-    physical = len({_siblings(cpus, cpu) for cpu in _fast(cpus, allowed)})
-    quota = _quota_cores(cgroup / "cpu.max")
-    return max(1, physical if quota is None else min(physical, int(quota)))
+    """Physical fast cores this process may run on, less what a CPU quota takes away; at least one."""
+    physical = len({_siblings(cpus, cpu) for cpu in _fast(cpus, os.sched_getaffinity(0))})
+    quotas = [quota for directory in _own_cgroups(cgroup) if (quota := _quota_cores(directory)) is not None]
+    return max(1, min([physical, *(int(quota) for quota in quotas)]))
 
 
 def sample(pids: Iterable[int], *, at_s: float) -> CpuSample:
@@ -123,10 +122,28 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _quota_cores(path: Path) -> float | None:
-    """``cpu.max`` holds "QUOTA PERIOD" in microseconds, or "max PERIOD"."""
+def _own_cgroups(root: Path) -> list[Path]:
+    """This process's cgroup and all above it: each may hold a quota (cgroup v2, else v1's cpu controller)."""
     try:
-        quota, period = path.read_text(encoding="ascii").split()
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return [root]
+    groups = [root, root / "cpu"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "cpu" in controllers.split(","):
+            base = root / "cpu" if controllers else root
+            own = base / path.lstrip("/")
+            groups += [own, *(parent for parent in own.parents if base in parent.parents)]
+    return groups
+
+
+def _quota_cores(directory: Path) -> float | None:
+    """cgroup v2's ``cpu.max`` ("QUOTA PERIOD" in microseconds, or "max PERIOD"), else v1's two files."""
+    try:
+        quota, period = (directory / "cpu.max").read_text(encoding="ascii").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
-        return None
+        pass
+    quota_us, period_us = _number(directory / "cpu.cfs_quota_us"), _number(directory / "cpu.cfs_period_us")
+    return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
