@@ -22,7 +22,7 @@ _TITLES = {
     "decode_tps": "decode tok/s",
     "total_tps": "total tok/s",
 }
-_WIDTH = 160
+_WIDTH = 190
 
 
 def say(round_: Round) -> None:
