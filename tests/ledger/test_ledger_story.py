@@ -112,7 +112,7 @@ def test_an_escalation_is_told_from_start_to_end() -> None:
         ),
         (
             {"reason": Reason.DEADLINE_PREDICTED, "predicted_ttft_s": 0.3, "threshold": 4.0},
-            "the whole answer would come after the deadline of 4.00 s\n            predicted time to first token 300 ms",
+            "the whole answer would come after the deadline of 4.00 s\n            predicted time to first token 300",
         ),
         ({"reason": Reason.PINNED_LOCAL}, "because pinned_local"),
     ],
