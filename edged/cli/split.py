@@ -28,7 +28,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far back: 90s, 15m, 24h, 7d or all (default: 24h)",
     )
-    parser.add_argument("--by", type=By, choices=list(By), help="one line per reason, model, route or hour (UTC)")
+    parser.add_argument("--by", choices=[by.value for by in By], help="one line per reason, model, route or hour (UTC)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)
 
@@ -36,14 +36,14 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
 @command
 def run(args: argparse.Namespace) -> None:
     """Print the split of the window asked for."""
-    result = split(ledger_path(args), since_s=args.since, by=args.by)
+    result = split(ledger_path(args), since_s=args.since, by=By(args.by) if args.by else None)
     if args.json:
         print(json.dumps(result.as_json()))
         return
     out = console()
     tables = [_fates(result), _reasons(result)]
     if result.groups is not None:
-        tables.append(_groups(result.groups, str(args.by)))
+        tables.append(_groups(result.groups, args.by))
     for table in tables:
         out.print(table)
         out.print()
