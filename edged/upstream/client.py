@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Self
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from edged import __version__
 from edged.config import Secret, UpstreamConfig, resolve_secret
@@ -154,7 +154,7 @@ class UpstreamClient:
         try:
             async with asyncio.timeout_at(first_token_at_s):
                 return await session.post(
-                    URL(config.base_url.rstrip("/") + call.path),
+                    config.base_url.rstrip("/") + call.path,
                     data=call.encode(),
                     headers=provider.headers(),
                     allow_redirects=False,
@@ -329,13 +329,20 @@ class _Resolver(AbstractResolver):
 
 
 def _provider(config: UpstreamConfig) -> _Provider:
-    host = URL(config.base_url).host
-    if not host or dns.is_refused(host):
-        raise ConfigError(f'upstream "{config.name}": base_url names a host that may not be called')
+    if not _may_be_called(config.base_url):
+        raise ConfigError(f'upstream "{config.name}": base_url names no host and port that may be called')
     secret = None if config.api_key is None else resolve_secret(config.api_key)
     if secret is not None and not (secret.reveal().isascii() and secret.reveal().isprintable()):
         raise ConfigError(f'upstream "{config.name}": the secret {config.api_key} is no printable ASCII text')
     return _Provider(config, openai.Dialect.of(config.base_url), secret)
+
+
+def _may_be_called(base_url: str) -> bool:
+    parts = urlsplit(base_url)
+    try:
+        return bool(parts.hostname) and parts.port != 0 and not dns.is_refused(parts.hostname or "")
+    except ValueError:
+        return False  # a port beyond 65535
 
 
 def _is_json(headers: Mapping[str, str], upstream: str) -> bool:

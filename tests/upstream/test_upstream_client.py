@@ -193,6 +193,21 @@ def test_the_error_names_the_deadline_that_fired(reply, code):
     run(main)
 
 
+def test_a_server_that_never_shakes_hands_is_a_connect_timeout():
+    """TLS is part of connecting: accepted and silent is not connected (F11)."""
+
+    async def main():
+        server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        address = {"base_url": f"https://127.0.0.1:{port}/v1", "connect_timeout_s": 0.3}
+        async with server, a_client(ScriptedUpstream(), **address) as client:
+            with pytest.raises(UpstreamTimeout) as caught:
+                await collect(client)
+            assert caught.value.code == "connect_timeout"
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     "events",
     [
@@ -424,9 +439,9 @@ def test_an_unknown_name_and_a_closed_port_are_unavailable():
     run(main)
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"])
-def test_a_metadata_address_stops_the_start(host):
-    """base_url may not point at link-local addresses (E08)."""
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "host:99999", "host:0"])
+def test_an_address_that_may_not_be_called_stops_the_start(host):
+    """base_url may not point at link-local or metadata addresses, nor at ports that do not exist (E08)."""
 
     async def main():
         async with ScriptedUpstream() as up:
