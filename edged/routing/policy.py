@@ -14,6 +14,7 @@ from edged.core import (
     EngineSnapshot,
     EngineState,
     FinishReason,
+    Limits,
     Locality,
     Reason,
     Release,
@@ -68,7 +69,7 @@ def terms(route: RouteConfig, request: Request) -> Terms:
         locality=locality,
         has_local=bool(route.local),
         has_cloud=bool(route.cloud),
-        release=route.release,
+        release=_release(route, asked),
         hold_tokens=route.hold_tokens,
         confidence=max(thresholds.confidence, asked.min_confidence or 0.0),
         ttft_s=thresholds.ttft_s,
@@ -77,6 +78,12 @@ def terms(route: RouteConfig, request: Request) -> Terms:
         deadline_s=asked.deadline_s,
         max_cost_uusd=asked.max_cost_uusd,
     )
+
+
+def _release(route: RouteConfig, asked: Limits) -> Release:
+    """A confidence asked for cannot be honoured without holding anything back."""
+    judged = bool(asked.min_confidence) and route.release is Release.EAGER
+    return Release.GUARDED if judged else route.release
 
 
 def admit(allowed: Terms, engine: EngineSnapshot | None, *, in_flight: int) -> Decision:
