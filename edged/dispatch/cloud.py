@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edged.config import Config, RouteConfig
-from edged.core import Chunk, Outcome, Reason, Target, Usage
-from edged.dispatch.local import Commit
+from edged.core import Chunk, Locality, Outcome, Reason, Target, Usage
+from edged.dispatch.local import Commit, nothing
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.errors import (
     BudgetExhausted,
@@ -52,7 +52,11 @@ class Cloud:
         return f"Cloud({self._client!r}, budgets={self._budgets})"
 
     async def attempt(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit | CloudFailure:
-        """Ask the upstreams in order; one that fails before its first token is skipped."""
+        """Ask the upstreams in order; one that fails before its first token is skipped.
+
+        An answer that is not streamed is read to its end first, so that its author may change until then.
+        """
+        assert allowed.locality is not Locality.LOCAL_ONLY, "local_only never leaves the box"
         failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, _none_ready(route))
         for name in route.cloud:
             upstream, _, model = name.partition("/")
@@ -69,27 +73,28 @@ class Cloud:
             outcome = await self._ask(trace, attempt)
             if isinstance(outcome, Commit):
                 return outcome
+            self.settle(trace)
             failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, outcome)
         return failure
 
     def settle(self, trace: Trace) -> None:
-        """Price every cloud attempt of a request that is over, and free what was reserved."""
+        """Price every cloud attempt that is over, once, and free what was reserved."""
         for attempt in trace.attempts:
-            if attempt.target is Target.CLOUD:
+            if attempt.target is Target.CLOUD and attempt.outcome is not None and not attempt.settled:
                 self._settle(trace, attempt)
 
     async def _ask(self, trace: Trace, attempt: AttemptTrace) -> Commit | EdgedError:
-        """Wait for the first token of one upstream."""
+        """Wait for the first token of one upstream, or for all of them."""
         stream = self._client.stream(trace.request, attempt.backend, attempt.model)
         held: list[Chunk] = []
         try:
             async for chunk in stream:
                 held.append(chunk)
                 attempt.see(chunk)
-                if attempt.first_token_s is not None:
+                if attempt.first_token_s is not None and trace.request.stream:
                     return Commit(attempt, held, stream)
         except UpstreamError as exc:
-            attempt.may_cost = exc.may_cost
+            attempt.may_cost = exc.may_cost or attempt.first_token_s is not None
             attempt.end(Outcome.FAILED, exc.code)
             return exc
         except InvalidRequest as exc:  # refused by ourselves, before any call
@@ -99,6 +104,8 @@ class Cloud:
         except BaseException:
             await stream.aclose()
             raise
+        if attempt.first_token_s is not None:
+            return Commit(attempt, held, nothing())
         attempt.end(Outcome.FAILED, "empty_answer")
         return UpstreamError("the upstream sent no answer", upstream=attempt.backend, code="empty_answer")
 
@@ -119,9 +126,9 @@ class Cloud:
         return worst_uusd
 
     def _settle(self, trace: Trace, attempt: AttemptTrace) -> None:
+        """The provider's own figures where it gave them, else the price table's and an estimate, marked as such."""
         if attempt.usage is None:
             attempt.usage = pricing.estimate_usage(trace.request, attempt.all_text) if attempt.may_cost else Usage()
-            attempt.cost_estimated = attempt.may_cost
         if attempt.cost_uusd is None:
             attempt.cost_uusd = self._prices.cost_uusd(attempt.backend, attempt.model, attempt.usage)
             attempt.cost_estimated = attempt.usage.estimated
@@ -132,7 +139,7 @@ class Cloud:
         budget = self._budgets.get(trace.route or "")
         if budget is not None:
             budget.settle(attempt.reserved_uusd, attempt.cost_uusd or 0)
-        attempt.reserved_uusd = 0
+        attempt.settled = True
 
     def _day(self) -> int:
         return int(self._wall_clock() // _SECONDS_PER_DAY)

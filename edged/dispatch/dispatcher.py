@@ -35,35 +35,44 @@ class Head:
 
 
 class Answer:
-    """A committed answer: one author from the first byte to the last."""
+    """A committed answer: one author from the first byte to the last. ``settle`` prices what is over."""
 
-    def __init__(self, trace: Trace, commit: Commit, allowed: Terms) -> None:
+    def __init__(self, trace: Trace, commit: Commit, allowed: Terms, *, settle: Callable[[Trace], None]) -> None:
         self._trace = trace
         self._commit = commit
         self._allowed = allowed
+        self._settle = settle
         attempt = commit.attempt
+        if attempt.finished:
+            self._look_back()
         self.head = Head(
             request_id=trace.request.id,
             served_by=attempt.target,
             model=attempt.public_name,
             reason=trace.reason,
-            confidence=attempt.confidence,
+            confidence=trace.confidence,
         )
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The whole answer, what was held first. Raises: EdgedError where the author fails on the way."""
+        attempt = self._commit.attempt
         for chunk in self._commit.held:
             self._trace.sent()
             yield chunk
-        async for chunk in self._commit.rest:
-            self._commit.attempt.see(chunk)
-            self._trace.sent()
-            yield chunk
-        self._commit.attempt.end(Outcome.SERVED)
+        try:
+            async for chunk in self._commit.rest:
+                attempt.see(chunk)
+                self._trace.sent()
+                yield chunk
+        except EdgedError as exc:
+            attempt.end(Outcome.FAILED, exc.code)
+            raise
+        attempt.end(Outcome.SERVED)
         self._look_back()
 
     def record(self) -> Record:
         """The record as it stands; final once ``chunks`` is exhausted."""
+        self._settle(self._trace)
         return self._trace.record(Status.OK)
 
     def _look_back(self) -> None:
@@ -126,14 +135,13 @@ class Dispatcher:
             commit = await self._author(trace, route, allowed)
             trace.author = commit.attempt
             async with aclosing(commit.rest):
-                yield Answer(trace, commit, allowed)
-            served = commit.attempt.outcome is Outcome.SERVED
-            status, error = (Status.OK, None) if served else (Status.CANCELLED, "client_gone")
+                yield Answer(trace, commit, allowed, settle=self._cloud.settle)
+            status, error = _ending(commit.attempt)
         except (asyncio.CancelledError, GeneratorExit, ConnectionError):
             status, error = Status.CANCELLED, "client_gone"
             raise
         except EdgedError as exc:
-            status, error = _status(trace), exc.code
+            status, error = _status(trace, exc), exc.code
             raise
         finally:
             self._close(trace, status, error)
@@ -155,10 +163,11 @@ class Dispatcher:
             if isinstance(outcome, Commit):
                 return outcome
             deferral = outcome
+            if trace.reason is not deferral.reason:
+                target = Target.CLOUD if allowed.may_escalate else Target.NONE
+                trace.decide(Decision(target=target, reason=deferral.reason, stage="local"))
             if not allowed.may_escalate:
                 raise deferral.error or _nobody(deferral.reason, engine)
-            if trace.reason is not deferral.reason:
-                trace.decide(Decision(target=Target.CLOUD, reason=deferral.reason, stage="local"))
         failure_or_commit = await self._cloud.attempt(trace, route, allowed)
         if isinstance(failure_or_commit, Commit):
             return failure_or_commit
@@ -187,7 +196,8 @@ class Dispatcher:
     def _close(self, trace: Trace, status: Status, error: str | None) -> None:
         """End what is still open, price it, and write the record."""
         for engine in self._engines.values():
-            engine.release(trace.request.id)
+            for engine_id in trace.engine_ids:
+                engine.release(engine_id)
         ending = Outcome.CANCELLED if status is Status.CANCELLED else Outcome.FAILED
         for attempt in trace.attempts:
             if attempt.outcome is None:
@@ -195,7 +205,7 @@ class Dispatcher:
         self._cloud.settle(trace)
         record = trace.record(status, error=error)
         for sink in self._sinks:
-            sink(record)
+            _hand_over(record, sink)
         log.info(
             "request=%s status=%s served_by=%s model=%s reason=%s total_s=%.3f cost_uusd=%d",
             record.id,
@@ -219,9 +229,30 @@ def _whole(attempt: AttemptTrace, trace: Trace) -> Observation:
     )
 
 
-def _status(trace: Trace) -> Status:
-    """Rejected: turned away before anyone tried. Failed: someone tried."""
-    return Status.FAILED if trace.author or any(a.first_token_s for a in trace.attempts) else Status.REJECTED
+def _hand_over(record: Record, sink: RecordSink) -> None:
+    """A sink that fails costs neither the client its answer nor the other sinks their record."""
+    try:
+        sink(record)
+    except Exception:
+        log.exception("request=%s a sink did not take the record", record.id)
+
+
+def _ending(author: AttemptTrace) -> tuple[Status, str | None]:
+    """How a request ended whose block was left in peace."""
+    match author.outcome:
+        case Outcome.SERVED:
+            return Status.OK, None
+        case Outcome.FAILED:
+            return Status.FAILED, author.error
+        case _:
+            return Status.CANCELLED, "client_gone"
+
+
+def _status(trace: Trace, error: EdgedError) -> Status:
+    """Rejected: turned away before anyone tried, or for what the request itself is. Failed: someone tried."""
+    if trace.author is None and (isinstance(error, InvalidRequest) or not trace.attempts):
+        return Status.REJECTED
+    return Status.FAILED
 
 
 def _nobody(reason: Reason, engine: Engine | None) -> EdgedError:

@@ -1,10 +1,9 @@
 """The local try: prepare, generate, hold on probation, keep or defer."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edged.core import Chunk, Decision, FinishReason, Outcome, Reason, Release, Target
 from edged.dispatch.trace import AttemptTrace, Trace
@@ -31,10 +30,6 @@ class Draft:
     held: list[Chunk]
 
     @property
-    def finished(self) -> bool:
-        return all(finish is not None for finish in self.attempt.finishes)
-
-    @property
     def kept(self) -> tuple[Kept, ...]:
         pairs = zip(self.attempt.tokens, self.attempt.finishes, strict=True)
         return tuple(
@@ -50,15 +45,11 @@ class Deferral:
     error: EdgedError | None = None
     draft: Draft | None = None
 
-    @property
-    def is_final(self) -> bool:
-        """The local engine cannot answer this even when nobody else does."""
-        return self.error is not None
-
 
 async def nothing() -> AsyncGenerator[Chunk, None]:
     """The rest of an answer that is already whole."""
-    for chunk in ():
+    no_chunks: tuple[Chunk, ...] = ()
+    for chunk in no_chunks:
         yield chunk
 
 
@@ -69,7 +60,10 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
     """
     attempt = trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name)
     try:
-        prompt = await engine.prepare(trace.request)
+        async with asyncio.timeout(_patience_s(trace, allowed)):
+            prompt = await engine.prepare(trace.request)
+    except TimeoutError:
+        return _defer(trace, Review(Verdict.DEFER, Reason.TTFT_EXCEEDED), Draft(attempt, []), allowed)
     except ContextOverflow as exc:
         return _unable(attempt, Reason.CONTEXT_OVERFLOW, exc)
     except TemplateRejected as exc:
@@ -102,17 +96,69 @@ async def resume_local(engine: Engine, trace: Trace, draft: Draft) -> Commit:
 
     Raises: NotReady, WorkerLost.
     """
-    draft.attempt.outcome = None
-    if draft.finished and draft.held:
-        return Commit(draft.attempt, draft.held, nothing())
-    prompt = await engine.prepare(trace.request)
-    kept = draft.kept if draft.held else ()
-    return Commit(draft.attempt, draft.held, engine.generate(prompt, kept))
+    attempt = draft.attempt
+    attempt.outcome = None
+    if attempt.finished:
+        return Commit(attempt, draft.held, nothing())
+    # A new id: what the cancelled try's last step produced may still be on its way, addressed to the old one.
+    request = replace(trace.request, id=f"{trace.request.id}.resumed")
+    trace.engine_ids.append(request.id)
+    prompt = await engine.prepare(request)
+    attempt.prompt_tokens = prompt.prompt_tokens
+    return await _commit(trace, attempt, draft.held, engine.generate(prompt, draft.kept))
+
+
+def _patience_s(trace: Trace, allowed: Terms) -> float | None:
+    """How long the first token may still take; no limit where nobody else could answer."""
+    return max(0.0, allowed.ttft_s - trace.elapsed_s) if allowed.may_escalate else None
 
 
 def _unable(attempt: AttemptTrace, reason: Reason, error: EdgedError) -> Deferral:
     attempt.end(Outcome.FAILED, error.code)
     return Deferral(reason, error)
+
+
+def _defer(trace: Trace, verdict: Review, draft: Draft, allowed: Terms) -> Deferral:
+    trace.decide(_decision(verdict, Target.CLOUD, allowed))
+    draft.attempt.end(Outcome.DISCARDED)
+    return Deferral(verdict.reason, draft=draft)
+
+
+def _decision(verdict: Review, target: Target, allowed: Terms) -> Decision:
+    limits = {
+        Reason.WITHIN_BUDGET: allowed.confidence,
+        Reason.LOW_CONFIDENCE: allowed.confidence,
+        Reason.TTFT_EXCEEDED: allowed.ttft_s,
+        Reason.ITL_EXCEEDED: allowed.itl_s,
+    }
+    return Decision(
+        target=target,
+        reason=verdict.reason,
+        stage="review",
+        confidence=verdict.confidence,
+        threshold=limits.get(verdict.reason),
+    )
+
+
+async def _commit(
+    trace: Trace, attempt: AttemptTrace, held: list[Chunk], stream: AsyncGenerator[Chunk, None]
+) -> Commit:
+    """A stream begins now; any other answer is read to its end first, while its author may still change.
+
+    Raises: EngineError.
+    """
+    if trace.request.stream:
+        return Commit(attempt, held, stream)
+    async for chunk in stream:
+        held.append(chunk)
+        attempt.see(chunk)
+    if not attempt.finished:
+        raise _unfinished()
+    return Commit(attempt, held, nothing())
+
+
+def _unfinished() -> EngineError:
+    return EngineError("the engine ended an answer without finishing it")
 
 
 class Probation:
@@ -129,77 +175,52 @@ class Probation:
         self._last_token_s = time.monotonic()
 
     async def run(self) -> Commit | Deferral:
-        if not self._allowed.may_escalate or self._allowed.release is Release.EAGER:
-            return await self._run_eager()
+        """The verdict as an effect; a stream that is not committed is closed."""
+        holds = self._allowed.may_escalate and self._allowed.release is not Release.EAGER
         try:
-            verdict = await self._judge()
+            verdict = await (self._judge() if holds else self._first())
+            if verdict.verdict is Verdict.DEFER:
+                await self._stream.aclose()
+                return _defer(self._trace, verdict, Draft(self._attempt, self._held), self._allowed)
+            if holds:
+                self._trace.decide(_decision(verdict, Target.LOCAL, self._allowed))
+            return await _commit(self._trace, self._attempt, self._held, self._stream)
         except EngineError as exc:
-            self._attempt.end(Outcome.FAILED, exc.code)
-            return Deferral(Reason.LOCAL_UNAVAILABLE, exc)
-        except BaseException:
-            await self._stream.aclose()
-            raise
-        self._attempt.confidence = verdict.confidence
-        decision = Decision(
-            target=Target.LOCAL if verdict.verdict is Verdict.KEEP else Target.CLOUD,
-            reason=verdict.reason,
-            stage="review",
-            confidence=verdict.confidence,
-            threshold=self._threshold(verdict.reason),
-        )
-        self._trace.decide(decision)
-        if verdict.verdict is Verdict.KEEP:
-            return Commit(self._attempt, self._held, self._stream)
-        await self._stream.aclose()
-        self._attempt.end(Outcome.DISCARDED)
-        return Deferral(verdict.reason, draft=Draft(self._attempt, self._held))
+            return _unable(self._attempt, Reason.LOCAL_UNAVAILABLE, exc)
 
-    async def _run_eager(self) -> Commit | Deferral:
-        """Nothing is held: the first chunk commits. A failure before it still defers."""
+    async def _first(self) -> Review:
+        """Nothing is held: the first chunk commits."""
         try:
-            async with asyncio.timeout(self._eager_patience_s()):
-                self._see(await anext(self._stream))
-        except EngineError as exc:
-            self._attempt.end(Outcome.FAILED, exc.code)
-            return Deferral(Reason.LOCAL_UNAVAILABLE, exc)
+            async with asyncio.timeout(_patience_s(self._trace, self._allowed)):
+                self._see(await self._next())
         except TimeoutError:
-            await self._stream.aclose()
-            self._attempt.end(Outcome.DISCARDED)
-            self._trace.decide(
-                Decision(
-                    target=Target.CLOUD, reason=Reason.TTFT_EXCEEDED, stage="review", threshold=self._allowed.ttft_s
-                )
-            )
-            return Deferral(Reason.TTFT_EXCEEDED, draft=Draft(self._attempt, []))
-        except BaseException:
-            await self._stream.aclose()
-            raise
-        return Commit(self._attempt, self._held, self._stream)
-
-    def _eager_patience_s(self) -> float | None:
-        if not self._allowed.may_escalate:
-            return None
-        return max(0.0, self._allowed.ttft_s - self._trace.elapsed_s)
+            return Review(Verdict.DEFER, Reason.TTFT_EXCEEDED)
+        return Review(Verdict.KEEP)
 
     async def _judge(self) -> Review:
         """Read and review until the policy has made up its mind."""
         while True:
-            seen = self._observe()
-            review = policy.review(seen, self._allowed)
+            review = policy.review(self._observe(), self._allowed)
             if review.verdict is not Verdict.WAIT:
+                self._attempt.confidence = review.confidence
                 return review
-            step = asyncio.ensure_future(anext(self._stream))
+            step = asyncio.create_task(self._next())
             try:
                 await self._wait(step)
-            except BaseException:
-                await _cancel(step)
-                raise
-            if not step.done():  # the policy chose to leave in the silence
-                await _cancel(step)
-                return policy.review(self._observe(), self._allowed)
-            self._see(step.result())
+            finally:
+                # Not done: the policy chose to leave in the silence, or the client did.
+                if not step.done():
+                    await _cancel(step)
+            if not step.cancelled():
+                self._see(step.result())
 
-    async def _wait(self, step: "asyncio.Future[Chunk]") -> None:
+    async def _next(self) -> Chunk:
+        try:
+            return await anext(self._stream)
+        except StopAsyncIteration:
+            raise _unfinished() from None
+
+    async def _wait(self, step: "asyncio.Task[Chunk]") -> None:
         """Until the next chunk, or until the policy has had enough of the silence."""
         while not step.done():
             seen = self._observe()
@@ -223,13 +244,6 @@ class Probation:
             cut_short=cut_short(attempt, self._trace.request.max_tokens),
         )
 
-    def _threshold(self, reason: Reason) -> float | None:
-        limits = {
-            Reason.TTFT_EXCEEDED: self._allowed.ttft_s,
-            Reason.ITL_EXCEEDED: self._allowed.itl_s,
-        }
-        return limits.get(reason, self._allowed.confidence)
-
 
 def cut_short(attempt: AttemptTrace, max_tokens: int | None) -> bool:
     """Whether a choice ended for length before the length its request asked for."""
@@ -237,7 +251,9 @@ def cut_short(attempt: AttemptTrace, max_tokens: int | None) -> bool:
     return any(f is FinishReason.LENGTH and (max_tokens is None or len(t) < max_tokens) for f, t in pairs)
 
 
-async def _cancel(step: "asyncio.Future[Chunk]") -> None:
+async def _cancel(step: "asyncio.Task[Chunk]") -> None:
+    """Wait until the step is over; our own cancellation, unlike the step's, is never swallowed."""
     step.cancel()
-    with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, EdgedError):
-        await step
+    await asyncio.wait([step])
+    if not step.cancelled():
+        step.exception()  # seen: it ended by itself in the same moment

@@ -24,7 +24,7 @@ from edged.core import (
 
 @dataclass(slots=True, eq=False)
 class AttemptTrace:
-    """One backend's try while it runs. ``started_s`` is monotonic; ``settle`` prices it when it is over."""
+    """One backend's try while it runs. ``started_s`` is monotonic; ``Cloud.settle`` prices it when it is over."""
 
     target: Target
     backend: str
@@ -43,6 +43,7 @@ class AttemptTrace:
     cost_estimated: bool = False
     may_cost: bool = True
     reserved_uusd: int = 0
+    settled: bool = False
     confidence: float | None = None
     outcome: Outcome | None = None
     error: str | None = None
@@ -73,6 +74,11 @@ class AttemptTrace:
     def public_name(self) -> str:
         """The model as a client could ask for it."""
         return self.model if self.target is Target.LOCAL else f"{self.backend}/{self.model}"
+
+    @property
+    def finished(self) -> bool:
+        """Every choice has come to its end."""
+        return all(finish is not None for finish in self.finishes)
 
     @property
     def text(self) -> str:
@@ -108,7 +114,10 @@ class AttemptTrace:
 
 
 class Trace:
-    """Everything known of one request. ``reason`` is that of the latest decision."""
+    """Everything known of one request. ``reason`` is that of the latest decision.
+
+    ``engine_ids`` are the names under which engines may hold work for it.
+    """
 
     def __init__(self, request: Request, *, received_at: float) -> None:
         self.request = request
@@ -119,6 +128,7 @@ class Trace:
         self.author: AttemptTrace | None = None
         self.first_sent_s: float | None = None
         self.reason = Reason.NO_ROUTE
+        self.engine_ids = [request.id]
 
     def __repr__(self) -> str:
         return f"Trace({self.request.id}, {self.reason}, attempts={len(self.attempts)})"
@@ -126,6 +136,11 @@ class Trace:
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.request.received_s
+
+    @property
+    def confidence(self) -> float | None:
+        """The score of the local answer, whoever answers in the end."""
+        return next((a.confidence for a in self.attempts if a.confidence is not None), None)
 
     def decide(self, decision: Decision) -> Decision:
         self.decisions.append(replace(decision, at_s=self.elapsed_s))
@@ -160,7 +175,7 @@ class Trace:
             task=request.limits.task,
             locality=request.limits.locality,
             stream=request.stream,
-            confidence=author.confidence if author else None,
+            confidence=self.confidence,
             predicted_ttft_s=predicted[-1] if predicted else None,
             ttft_s=None if self.first_sent_s is None else self.first_sent_s - request.received_s,
             total_s=self.elapsed_s,

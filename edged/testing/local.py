@@ -1,0 +1,176 @@
+"""A local engine made of scripts: the dispatcher's view of ``engine.host.Engine``, with no worker and no model.
+
+    engine = ScriptedEngine()
+    engine.script(text="the answer is 4", logprob=-0.05)    # for the next prompt
+    engine.script(text="word " * 40, fail_after=3)          # for the one after
+    ...                                                     # every further one is answered by ``engine.default``
+
+``engine.steps`` is the log of every token computed; ``engine.in_flight`` is zero when nothing was leaked.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edged.config import ModelConfig
+from edged.core import Chunk, EngineSnapshot, EngineState, FinishReason, Request, Timings, Token, Usage
+from edged.engine.host import Engine, Kept, Prompt
+from edged.errors import EdgedError, NotReady, WorkerLost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """One scripted local answer, word by word, the same in every choice.
+
+    ``logprob`` is every token's, or one each (the last one goes on). Timing: ``prepare_delay_s``,
+    ``first_token_delay_s``, ``token_delay_s``. Faults: ``refusal`` instead of a prepared prompt; after ``fail_after``
+    tokens ``error``, after ``hang_after`` silence, after ``vanish_after`` an end without a finish. ``fresh_only``: a
+    resumed answer meets none of them.
+    """
+
+    text: str = "a quiet local answer"
+    logprob: float | Sequence[float] = -0.05
+    finish: FinishReason = FinishReason.STOP
+    prompt_tokens: int = 8
+    cached_tokens: int = 0
+    refusal: EdgedError | None = None
+    prepare_delay_s: float = 0.0
+    first_token_delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    fail_after: int | None = None
+    hang_after: int | None = None
+    vanish_after: int | None = None
+    error: EdgedError = field(default_factory=lambda: WorkerLost("the local model stopped while answering"))
+    fresh_only: bool = True
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        pieces = re.findall(r"\s*\S+|\s+$", self.text)
+        return tuple(Token(p.encode(), self._logprob(i), id=i + 1) for i, p in enumerate(pieces))
+
+    def _logprob(self, index: int) -> float:
+        if isinstance(self.logprob, float | int):
+            return float(self.logprob)
+        return self.logprob[min(index, len(self.logprob) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token computed for one choice of one request; a resumed request's id ends in ``.resumed``."""
+
+    request_id: str
+    choice: int
+    index: int
+
+
+class ScriptedEngine(Engine):
+    """Answers from scripts. ``load`` is what ``snapshot`` and every prompt report of the worker."""
+
+    def __init__(self, name: str = "small", *, default: Script | None = None, **config: Any) -> None:
+        settings = {"context_tokens": 256, "slots": 2, **config}
+        super().__init__(
+            ModelConfig(name=name, file=Path("scripted.gguf"), **settings),
+            threads=1,
+            locate=lambda: Path("scripted.gguf"),
+        )
+        self.default = default or Script()
+        self.state = EngineState.READY
+        self.load: dict[str, Any] = {}
+        self.steps: list[Step] = []
+        self.prepared: list[str] = []
+        self._queue: deque[Script] = deque()
+        self._scripts: dict[str, Script] = {}
+        self._resumable: dict[str, Script] = {}
+
+    def __repr__(self) -> str:
+        return f"ScriptedEngine({self.config.name}, {self.state}, in_flight={self.in_flight}, steps={len(self.steps)})"
+
+    def script(self, script: Script | None = None, **fields: Any) -> None:
+        """Script the answer to the next prompt that has none yet."""
+        self._queue.append(script or Script(**fields))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._scripts)
+
+    def snapshot(self) -> EngineSnapshot:
+        size = {"slots": self.config.slots, "context_tokens": self.config.context_tokens}
+        return EngineSnapshot(state=self.state, **{**size, **self.load})
+
+    async def prepare(self, request: Request) -> Prompt:
+        if self.state is not EngineState.READY:
+            raise NotReady(f"the local model {self.config.name} is {self.state.value}", retry_after_s=2)
+        if request.id in self.prepared:
+            raise AssertionError(f"{request.id} is prepared twice: an old try's last step could reach the new one")
+        self.prepared.append(request.id)
+        script = self._scripts[request.id] = self._choose(request.id)
+        try:
+            await asyncio.sleep(script.prepare_delay_s)
+            if script.refusal is not None:
+                raise script.refusal
+        except BaseException:
+            self.release(request.id)
+            raise
+        return Prompt(request, script.prompt_tokens, script.cached_tokens, self.snapshot())
+
+    async def generate(self, prompt: Prompt, kept: tuple[Kept, ...] = ()) -> AsyncGenerator[Chunk, None]:
+        request, script = prompt.request, self._scripts[prompt.request.id]
+        kept = kept or (Kept(),) * request.n
+        places = {choice: len(k.tokens) for choice, k in enumerate(kept) if not k.finished}
+        assert all(k.tokens == tuple(range(1, len(k.tokens) + 1)) for k in kept), "what is kept is not what was said"
+        faulty = not (script.fresh_only and request.id.endswith(".resumed"))
+        total = sum(len(k.tokens) for k in kept if k.finished)
+        try:
+            await asyncio.sleep(script.first_token_delay_s)
+            for place in range(min(places.values(), default=0), len(script.tokens) + 1):
+                if faulty and place == script.vanish_after:
+                    return
+                if faulty:
+                    await _meet_fault(script, place)
+                for choice in [c for c, at in places.items() if at == place]:
+                    await asyncio.sleep(script.token_delay_s)
+                    chunk = self._step(request, script, choice, place)
+                    places[choice] += 1
+                    if chunk.finish is not None:
+                        del places[choice]
+                        total += place + len(chunk.tokens)
+                    usage = Usage(prompt_tokens=prompt.prompt_tokens, completion_tokens=total)
+                    yield chunk if places else _last(chunk, usage)
+                if not places:
+                    return
+        finally:
+            self.release(request.id)
+
+    def release(self, request_id: str) -> None:
+        self._scripts.pop(request_id, None)
+
+    def _choose(self, request_id: str) -> Script:
+        """A resumed answer goes on with the script it began with."""
+        original = request_id.removesuffix(".resumed")
+        if original not in self._resumable:
+            self._resumable[original] = self._queue.popleft() if self._queue else self.default
+        return self._resumable[original]
+
+    def _step(self, request: Request, script: Script, choice: int, place: int) -> Chunk:
+        limit = request.max_tokens or self.config.max_output_tokens
+        if place == len(script.tokens):
+            return Chunk(choice=choice, finish=script.finish)
+        self.steps.append(Step(request.id, choice, place))
+        token = script.tokens[place]
+        finish = FinishReason.LENGTH if place + 1 >= limit else None
+        return Chunk(choice=choice, text=token.piece.decode(), tokens=(token,), finish=finish)
+
+
+async def _meet_fault(script: Script, place: int) -> None:
+    if place == script.fail_after:
+        raise script.error
+    if place == script.hang_after:
+        await asyncio.Event().wait()
+
+
+def _last(chunk: Chunk, usage: Usage) -> Chunk:
+    return Chunk(chunk.choice, chunk.text, chunk.tokens, chunk.finish, usage, Timings(decode_s=0.001))
