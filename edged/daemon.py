@@ -15,14 +15,15 @@ from edged.config import Config, ModelConfig, resolve_secret
 from edged.core import EngineSnapshot
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
-from edged.engine.cores import usable_cores
+from edged.engine.cores import CoreBudget, usable_cores
 from edged.engine.host import Engine
+from edged.engine.sharing import share_cores
 from edged.errors import CatalogueError, LedgerError
 from edged.ledger import Ledger
 from edged.metrics import Metrics
 from edged.notify import Notifier
 from edged.server.admin import is_ready
-from edged.server.app import create_app
+from edged.server.app import Parts, create_app
 from edged.upstream.client import UpstreamClient
 from edged.upstream.pricing import usd_to_uusd
 
@@ -93,25 +94,34 @@ class Daemon:
             await self._site.start()
             self.address = runner.addresses[0][:2]
             log.info("listening on http://%s:%d, ledger %s", *self.address, config.ledger_path)
-            pulse = asyncio.create_task(self._pulse(), name="pulse")
-            stack.callback(pulse.cancel)
+            budget = CoreBudget(usable_cores())
+            for task in (
+                asyncio.create_task(self._pulse(), name="pulse"),
+                asyncio.create_task(share_cores(self.engines, budget), name="cores"),
+            ):
+                stack.callback(task.cancel)
             stack.push_async_callback(self._drain)
             yield self
 
     def _runner(self) -> web.AppRunner:
         config = self._config.server
         keys = [resolve_secret(reference) for reference in config.api_keys]
-        app = create_app(
-            self._config, dispatcher=self.dispatcher, engines=self.engines, metrics=self.metrics, keys=keys
+        parts = Parts(
+            dispatcher=self.dispatcher,
+            engines=self.engines,
+            metrics=self.metrics,
+            keys=keys,
+            connections=lambda: len(runner.server.connections) if runner.server else 0,
         )
         # Disconnects are noticed by our own watcher, not by aiohttp's changing default.
-        return web.AppRunner(
-            app,
+        runner = web.AppRunner(
+            create_app(self._config, parts),
             access_log=None,
             handler_cancellation=False,
             keepalive_timeout=config.keep_alive_s,
             shutdown_timeout=_LAST_WRITES_S,
         )
+        return runner
 
     async def _drain(self) -> None:
         """Admit nothing, let what runs finish within the deadline, then end it with an error."""

@@ -39,8 +39,18 @@ class Drop:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Use so many threads from the next step on."""
+
+    count: int
+
+
 class Stop:
     """End the loop."""
+
+
+Posted = Add | Drop | Threads | Stop
 
 
 @dataclass(slots=True)
@@ -84,7 +94,7 @@ class DecodeLoop:
         self._scheduler = Scheduler(pool, slots=slots, batch_tokens=runner.batch_tokens)
         self._chunk_tokens = chunk_tokens
         self._publish = publish
-        self._inbox: queue.SimpleQueue[Add | Drop | Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
         self._choices: dict[Sequence, _Choice] = {}
         self._signals = SignalReader(runner.vocabulary.size_tokens)
         self._rates = Rates()
@@ -101,7 +111,7 @@ class DecodeLoop:
 
     # -- from the control thread --
 
-    def post(self, command: Add | Drop | Stop) -> None:
+    def post(self, command: Posted) -> None:
         """Hand over a command. A step that computes for nobody any more is aborted at once."""
         if isinstance(command, Add):
             self._posted += _Queued.of(command)
@@ -160,7 +170,7 @@ class DecodeLoop:
             self._apply(command)
             block = False
 
-    def _apply(self, command: Add | Drop | Stop) -> None:
+    def _apply(self, command: Posted) -> None:
         match command:
             case Add(sequences):
                 self._applied += _Queued.of(command)
@@ -171,6 +181,8 @@ class DecodeLoop:
                 self._cancelled.discard(request_id)
                 for sequence in self._scheduler.cancel(request_id):
                     self._close(sequence)
+            case Threads(count):
+                self._runner.set_threads(count)
             case Stop():
                 self._stopped = True
 

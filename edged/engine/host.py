@@ -35,6 +35,7 @@ from edged.engine.protocol import (
     Params,
     Prepared,
     Refused,
+    SetThreads,
     Shutdown,
     Stats,
     StepDone,
@@ -87,6 +88,7 @@ class Engine:
         self.problem: str | None = None
         self.load_s: float | None = None
         self.restarts = 0
+        self.on_work: Callable[[], None] = lambda: None  # called when the first request comes
         self._threads = threads
         self._locate = locate
         self._worker: WorkerProcess | None = None
@@ -140,6 +142,13 @@ class Engine:
         """What is known of the engine right now; a stale number is possible, a wrong state is not."""
         return translate.snapshot(self.config, self.state, self._stats)
 
+    def set_threads(self, count: int) -> None:
+        """Use so many threads from the next step, and at the next load."""
+        if count != self._threads:
+            self._threads = count
+            if self._worker is not None and self.state is EngineState.READY:
+                self._worker.send(SetThreads(count))
+
     # -- requests --
 
     async def prepare(self, request: Request) -> Prompt:
@@ -150,6 +159,8 @@ class Engine:
         worker = self._ready_worker()
         self._check(request)
         inbox = self._inboxes[request.id] = asyncio.Queue()
+        if len(self._inboxes) == 1:
+            self.on_work()
         try:
             worker.send(translate.prepare(request))
             prepared = await self._next(inbox)
@@ -347,6 +358,8 @@ class Engine:
         if event.template_note:
             log.warning("model=%s %s", self.config.name, event.template_note)
         log.info("model=%s loaded (%s) in %.2f s", self.config.name, event.description, event.load_s)
+        if self._worker is not None:
+            self._worker.send(SetThreads(self._threads))  # what is free may have changed while it loaded
         self._set_state(EngineState.READY)
 
     def _deliver(self, request_id: str, delivery: _Delivery) -> None:

@@ -85,11 +85,17 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     id: str
 
 
+class SetThreads(msgspec.Struct, frozen=True, tag=True):
+    """Compute the next steps on so many threads."""
+
+    count: int
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process."""
 
 
-Command = Load | Prepare | Submit | Cancel | Shutdown
+Command = Load | Prepare | Submit | Cancel | SetThreads | Shutdown
 
 # -- events: worker to daemon ----------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import msgspec
 from edged.chat.templates import CHATML, ChatTemplate
 from edged.core import Message, Role, ToolCall
 from edged.engine.channel import Channel
-from edged.engine.decode import Add, DecodeLoop, Drop
+from edged.engine.decode import Add, DecodeLoop, Drop, Threads
 from edged.engine.kv import KvPool
 from edged.engine.limits import TimeLimitExceeded, time_limit
 from edged.engine.protocol import (
@@ -36,6 +36,7 @@ from edged.engine.protocol import (
     Prepare,
     Prepared,
     Refused,
+    SetThreads,
     Shutdown,
     Submit,
     Turn,
@@ -82,6 +83,9 @@ class Worker:
                 self._prompts.pop(request_id, None)
                 if self._loop is not None:
                     self._loop.post(Drop(request_id))
+            case SetThreads(count):
+                if self._loop is not None:
+                    self._loop.post(Threads(count))
             case Shutdown():
                 pass
 
