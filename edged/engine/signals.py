@@ -38,7 +38,8 @@ class SignalReader:
         exp = np.exp(np.subtract(logits, np.float32(peak), out=self._exp), out=self._exp)
         total = float(exp.sum())
         log_total = float(np.log(total)) + peak
-        mean_logit = float(exp @ logits) / total
+        with np.errstate(invalid="ignore"):
+            mean_logit = float(exp @ logits) / total
         if not math.isfinite(mean_logit):  # 0 x -inf, where some tokens are masked
             mean_logit = float(exp @ np.where(exp > 0, logits, np.float32(0))) / total
         return Signal(
