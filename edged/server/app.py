@@ -4,6 +4,7 @@ import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
@@ -12,28 +13,45 @@ from aiohttp.typedefs import Middleware
 from edged.config import Config, Secret
 from edged.dispatch.dispatcher import Dispatcher
 from edged.engine.host import Engine
-from edged.errors import EdgedError, InvalidRequest
+from edged.errors import Busy, EdgedError, InvalidRequest
 from edged.metrics import Metrics
 from edged.server import wire
 from edged.server.admin import AdminApi
 from edged.server.auth import Gate
 from edged.server.disconnect import DisconnectWatcher
-from edged.server.keys import REQUEST_ID, TENANT
+from edged.server.keys import INTERNAL, REQUEST_ID, TENANT
 from edged.server.openai import OpenAiApi
+from edged.server.patience import Patience
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN_PREFIX = "/health"
+_CROWDED_RETRY_S = 2.0
+_EXPOSED = ", ".join(f"x-edged-{name}" for name in ("request-id", "served-by", "model", "reason", "confidence"))
+WATCHER = web.AppKey("watcher", DisconnectWatcher)
 
 
-def create_app(
-    config: Config, *, dispatcher: Dispatcher, engines: Mapping[str, Engine], metrics: Metrics, keys: Iterable[Secret]
-) -> web.Application:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the port serves. ``connections`` counts those that are open, idle ones included."""
+
+    dispatcher: Dispatcher
+    engines: Mapping[str, Engine]
+    metrics: Metrics
+    keys: Iterable[Secret] = ()
+    connections: Callable[[], int] = lambda: 0
+
+
+def create_app(config: Config, parts: Parts, *, patience: Patience | None = None) -> web.Application:
     """Everything that is served on the port."""
-    gate = Gate(config.server, keys)
-    watcher = DisconnectWatcher()
-    app = web.Application(middlewares=[_identify, _errors, _guard(gate)], client_max_size=config.server.max_body_bytes)
+    patience = patience or Patience()
+    gate = Gate(config.server, parts.keys)
+    watcher = DisconnectWatcher(poll_s=patience.gone_s)
+    crowd = _crowd(parts.connections, config.server.max_connections)
+    app = web.Application(
+        middlewares=[_identify, _errors, crowd, _guard(gate)], client_max_size=config.server.max_body_bytes
+    )
 
     async def watching(_app: web.Application) -> AsyncIterator[None]:
         async with watcher.running():
@@ -41,8 +59,9 @@ def create_app(
 
     app.cleanup_ctx.append(watching)
     app.on_response_prepare.append(_cors(gate))
-    app.add_routes(OpenAiApi(config, dispatcher, engines, watcher).routes())
-    app.add_routes(AdminApi(config, dispatcher, engines, metrics).routes())
+    app[WATCHER] = watcher
+    app.add_routes(OpenAiApi(config, parts.dispatcher, parts.engines, watcher, patience=patience).routes())
+    app.add_routes(AdminApi(config, parts.dispatcher, parts.engines, parts.metrics).routes())
     return app
 
 
@@ -62,12 +81,35 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except EdgedError as exc:
         return _error_response(exc)
     except web.HTTPException as exc:
-        return _error_response(_translated(request, exc))
+        response = _error_response(_translated(request, exc))
+        if "Allow" in exc.headers:
+            response.headers["Allow"] = exc.headers["Allow"]
+        return response
     except ConnectionError:
-        raise  # the client is gone: nobody to tell
+        return _cut(request)  # the client is gone: nobody to tell
     except Exception:
         log.exception("request=%s unexpected failure", request[REQUEST_ID])
-        return _error_response(EdgedError("an internal error occurred; the log has the details"))
+        return _cut(request) if request.writer.output_size else _error_response(EdgedError(INTERNAL))
+
+
+def _cut(request: web.Request) -> web.Response:
+    """End the connection; what is returned is for aiohttp, which finds that it cannot be sent and keeps quiet."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
+
+
+def _crowd(connections: Callable[[], int], limit: int) -> Middleware:
+    @web.middleware
+    async def crowd(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn connections beyond the limit away; who asks for our health is always answered."""
+        if connections() <= limit or request.path.startswith(_OPEN_PREFIX):
+            return await handler(request)
+        response = _error_response(Busy(f"more than {limit} connections are open", retry_after_s=_CROWDED_RETRY_S))
+        response.force_close()
+        return response
+
+    return crowd
 
 
 def _guard(gate: Gate) -> Middleware:
@@ -97,6 +139,7 @@ def _cors(gate: Gate) -> Callable[[web.Request, web.StreamResponse], Awaitable[N
             response.headers["Vary"] = "Origin"
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
             response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Edged, X-Api-Key"
+            response.headers["Access-Control-Expose-Headers"] = _EXPOSED
 
     return prepare
 

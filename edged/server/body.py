@@ -6,28 +6,34 @@ from aiohttp import web
 
 from edged.errors import BodyTooLarge, InvalidRequest
 
-READ_TIMEOUT_S = 30.0
 
-
-async def read_body(request: web.Request) -> bytes:
+async def read_body(request: web.Request, *, timeout_s: float) -> bytes:
     """The whole body, counted as it comes, chunked or not.
 
-    Raises: BodyTooLarge, InvalidRequest (compressed, or too slow).
+    Raises: BodyTooLarge, InvalidRequest (compressed, or too slow), ConnectionError (the client is gone).
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
-        error = InvalidRequest(
-            "compressed requests are not accepted", param="Content-Encoding", code="unsupported_encoding"
-        )
-        error.status = 415
-        raise error
+        raise _refused(415, "unsupported_encoding", "compressed requests are not accepted", param="Content-Encoding")
+    limit_bytes = request.client_max_size
+    if (request.content_length or 0) > limit_bytes:
+        raise _too_large(limit_bytes)
     try:
-        async with asyncio.timeout(READ_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as exc:
-        limit = request.client_max_size
-        raise BodyTooLarge(f"the request body is larger than the limit of {limit} bytes") from exc
+        raise _too_large(limit_bytes) from exc
     except TimeoutError as exc:
-        error = InvalidRequest(f"the request body did not arrive within {READ_TIMEOUT_S:g} s", code="request_timeout")
-        error.status = 408
-        raise error from exc
+        raise _refused(408, "request_timeout", f"the request body did not arrive within {timeout_s:g} s") from exc
+    except web.RequestPayloadError as exc:
+        raise InvalidRequest("the request body broke off or is not correctly chunked", code="invalid_body") from exc
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than the limit of {limit_bytes} bytes")
+
+
+def _refused(status: int, code: str, message: str, *, param: str | None = None) -> InvalidRequest:
+    error = InvalidRequest(message, param=param, code=code)
+    error.status = status
+    return error

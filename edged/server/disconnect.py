@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
-_POLL_S = 0.1
-
 
 class DisconnectWatcher:
-    """Cancels the task that serves a request once its connection is gone, within a tenth of a second."""
+    """Cancels the task that serves a request once its connection is gone, at most ``poll_s`` later."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, poll_s: float) -> None:
+        self._poll_s = poll_s
         self._watched: dict[asyncio.Task[object], web.BaseRequest] = {}
+        self._busy = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"DisconnectWatcher(watched={len(self._watched)})"
+
+    def __len__(self) -> int:
+        return len(self._watched)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -26,8 +29,7 @@ class DisconnectWatcher:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     @contextmanager
     def watch(self, request: web.BaseRequest) -> Iterator[None]:
@@ -35,17 +37,23 @@ class DisconnectWatcher:
         task = asyncio.current_task()
         assert task is not None
         self._watched[task] = request
+        self._busy.set()
         try:
             yield
         finally:
             del self._watched[task]
 
     async def _poll(self) -> None:
+        """Sleeps for good while there is nobody to watch: an idle box is not woken up."""
         while True:
-            await asyncio.sleep(_POLL_S)
-            gone = [task for task, request in self._watched.items() if _is_gone(request)]
-            for task in gone:
-                task.cancel("client gone")
+            await self._busy.wait()
+            await asyncio.sleep(self._poll_s)
+            for task, request in self._watched.items():
+                # Once: a second cancellation would cut short what the first one makes the task clean up.
+                if _is_gone(request) and not task.cancelling():
+                    task.cancel("client gone")
+            if not self._watched:
+                self._busy.clear()
 
 
 def _is_gone(request: web.BaseRequest) -> bool:

@@ -17,8 +17,9 @@ from edged.server import openai_answers as answers
 from edged.server import wire
 from edged.server.body import read_body
 from edged.server.disconnect import DisconnectWatcher
-from edged.server.keys import REQUEST_ID, TENANT
+from edged.server.keys import INTERNAL, REQUEST_ID, TENANT
 from edged.server.openai_requests import ParsedRequest, chat_request, completion_request
+from edged.server.patience import Patience
 from edged.server.stream import EventStream, event_stream
 
 Json = dict[str, Any]
@@ -54,12 +55,19 @@ class OpenAiApi:
     """The handlers; state lives in the dispatcher."""
 
     def __init__(
-        self, config: Config, dispatcher: Dispatcher, engines: Mapping[str, Engine], watcher: DisconnectWatcher
+        self,
+        config: Config,
+        dispatcher: Dispatcher,
+        engines: Mapping[str, Engine],
+        watcher: DisconnectWatcher,
+        *,
+        patience: Patience,
     ) -> None:
         self._config = config
         self._dispatcher = dispatcher
         self._engines = engines
         self._watcher = watcher
+        self._patience = patience
         self._started = int(time.time())
 
     def routes(self) -> list[web.RouteDef]:
@@ -86,7 +94,7 @@ class OpenAiApi:
                 return await _whole(parsed, answer, endpoint)
 
     async def _parse(self, http: web.Request, endpoint: _Endpoint, received_s: float) -> ParsedRequest:
-        body = await read_body(http)
+        body = await read_body(http, timeout_s=self._patience.body_s)
         header = http.headers.get("x-edged")
         request_id, tenant = http[REQUEST_ID], http[TENANT]
 
@@ -102,13 +110,20 @@ class OpenAiApi:
         encoder = endpoint.stream(
             parsed.request, model=answer.head.model, created=int(time.time()), include_usage=parsed.include_usage
         )
-        timeout_s = self._config.server.write_timeout_s
-        async with event_stream(http, edged_headers(answer.head), write_timeout_s=timeout_s) as stream:
+        headers, timeout_s = edged_headers(answer.head), self._config.server.write_timeout_s
+        async with event_stream(http, headers, write_timeout_s=timeout_s, comment_s=self._patience.comment_s) as stream:
             try:
                 await _send_events(stream, encoder, answer)
-            except EdgedError as exc:  # the status line is gone: say it in-band and end properly
-                await stream.send(answers.sse(wire.error_body(exc)))
-            await stream.send(answers.SSE_DONE)
+            except ConnectionError:
+                raise
+            except EdgedError as exc:
+                await _send_failure(stream, exc)
+            except Exception:  # our own fault: the client hears that much, the middleware logs it
+                await _send_failure(stream, EdgedError(INTERNAL))
+                await stream.end()
+                raise
+            else:
+                await stream.send(answers.SSE_DONE)
         return stream.response
 
     async def models(self, _request: web.Request) -> web.Response:
@@ -166,6 +181,11 @@ async def _send_events(stream: EventStream, encoder: _Stream, answer: Answer) ->
             await stream.send(b"".join(map(answers.sse, events)))
     for event in encoder.end(edged=edged_object(answer.record())):
         await stream.send(answers.sse(event))
+
+
+async def _send_failure(stream: EventStream, error: EdgedError) -> None:
+    """The status line is gone: say it in-band, and end as every stream ends."""
+    await stream.send(answers.sse(wire.error_body(error)) + answers.SSE_DONE)
 
 
 def edged_headers(head: Head, record: Record | None = None) -> dict[str, str]:
