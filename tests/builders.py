@@ -25,14 +25,16 @@ _ids = itertools.count(1)
 
 
 def a_request(*, text="hello", model="auto", id=None, received_s=None, sampling=None, limits=None, **fields):  # noqa: A002 - the field's name
-    """A chat request that has just come in; ``limits`` as keywords of Limits."""
+    """A chat request that has just come in; ``limits`` as keywords of Limits, its locality by name."""
+    limits = dict(limits or {})
+    limits["locality"] = Locality(limits.get("locality", "any"))
     return Request(
         id=id or f"r{next(_ids)}",
         model=model,
         input=Chat((Message(Role.USER, text),)),
         received_s=time.monotonic() if received_s is None else received_s,
         sampling=sampling or Sampling(),
-        limits=Limits(**(limits or {})),
+        limits=Limits(**limits),
         **fields,
     )
 

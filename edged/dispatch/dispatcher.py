@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edged.config import Config, RouteConfig
 from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Request, Status, Target
 from edged.dispatch.cloud import Cloud
-from edged.dispatch.local import Commit, Deferral, attempt_local, cut_short, resume_local
+from edged.dispatch.local import Commit, Deferral, attempt_local, check_finished, cut_short, resume_local
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.engine.host import Engine
 from edged.errors import Busy, EdgedError, InvalidRequest, NotReady
@@ -64,6 +64,8 @@ class Answer:
                 attempt.see(chunk)
                 self._trace.sent()
                 yield chunk
+            if attempt.target is Target.LOCAL:
+                check_finished(attempt)
         except EdgedError as exc:
             attempt.end(Outcome.FAILED, exc.code)
             raise

@@ -152,9 +152,14 @@ async def _commit(
     async for chunk in stream:
         held.append(chunk)
         attempt.see(chunk)
+    check_finished(attempt)
+    return Commit(attempt, held, nothing())
+
+
+def check_finished(attempt: AttemptTrace) -> None:
+    """A local answer whose chunks are over is whole. Raises: EngineError."""
     if not attempt.finished:
         raise _unfinished()
-    return Commit(attempt, held, nothing())
 
 
 def _unfinished() -> EngineError:

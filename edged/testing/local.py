@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import itertools
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
@@ -24,7 +25,7 @@ from edged.errors import EdgedError, NotReady, WorkerLost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """One scripted local answer, word by word, the same in every choice.
+    """One scripted local answer, word by word, the same in every choice or one text each.
 
     ``logprob`` is every token's, or one each (the last one goes on). Timing: ``prepare_delay_s``,
     ``first_token_delay_s``, ``token_delay_s``. Faults: ``refusal`` instead of a prepared prompt; after ``fail_after``
@@ -32,7 +33,7 @@ class Script:
     resumed answer meets none of them.
     """
 
-    text: str = "a quiet local answer"
+    text: str | Sequence[str] = "a quiet local answer"
     logprob: float | Sequence[float] = -0.05
     finish: FinishReason = FinishReason.STOP
     prompt_tokens: int = 8
@@ -47,9 +48,9 @@ class Script:
     error: EdgedError = field(default_factory=lambda: WorkerLost("the local model stopped while answering"))
     fresh_only: bool = True
 
-    @property
-    def tokens(self) -> tuple[Token, ...]:
-        pieces = re.findall(r"\s*\S+|\s+$", self.text)
+    def tokens(self, choice: int) -> tuple[Token, ...]:
+        text = self.text if isinstance(self.text, str) else self.text[choice]
+        pieces = re.findall(r"\s*\S+|\s+$", text)
         return tuple(Token(p.encode(), self._logprob(i), id=i + 1) for i, p in enumerate(pieces))
 
     def _logprob(self, index: int) -> float:
@@ -126,7 +127,7 @@ class ScriptedEngine(Engine):
         total = sum(len(k.tokens) for k in kept if k.finished)
         try:
             await asyncio.sleep(script.first_token_delay_s)
-            for place in range(min(places.values(), default=0), len(script.tokens) + 1):
+            for place in itertools.count(min(places.values(), default=0)):
                 if faulty and place == script.vanish_after:
                     return
                 if faulty:
@@ -157,10 +158,11 @@ class ScriptedEngine(Engine):
 
     def _step(self, request: Request, script: Script, choice: int, place: int) -> Chunk:
         limit = request.max_tokens or self.config.max_output_tokens
-        if place == len(script.tokens):
+        tokens = script.tokens(choice)
+        if place == len(tokens):
             return Chunk(choice=choice, finish=script.finish)
         self.steps.append(Step(request.id, choice, place))
-        token = script.tokens[place]
+        token = tokens[place]
         finish = FinishReason.LENGTH if place + 1 >= limit else None
         return Chunk(choice=choice, text=token.piece.decode(), tokens=(token,), finish=finish)
 
