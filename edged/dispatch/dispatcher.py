@@ -139,6 +139,9 @@ class Dispatcher:
             async with aclosing(commit.rest):
                 yield Answer(trace, commit, allowed, settle=self._cloud.settle)
             status, error = _ending(commit.attempt)
+        except TimeoutError:  # server.stream.ClientTooSlow
+            status, error = Status.CANCELLED, "client_too_slow"
+            raise
         except (asyncio.CancelledError, GeneratorExit, ConnectionError):
             status, error = Status.CANCELLED, "client_gone"
             raise
