@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -38,6 +39,7 @@ class Port:
     watcher: DisconnectWatcher
     session: aiohttp.ClientSession
     records: list[Record] = field(default_factory=list)
+    raw_writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     @property
     def url(self):
@@ -57,15 +59,14 @@ class Port:
 
     async def raw(self, *, receive_bytes=None):
         """A bare connection; ``receive_bytes`` limits what this side's kernel takes."""
-        if receive_bytes is None:
-            return await asyncio.open_connection(self.host, self.port)
-        import socket
-
         sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        if receive_bytes is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (self.host, self.port))
-        return await asyncio.open_connection(sock=sock, limit=receive_bytes)
+        pair = await asyncio.open_connection(sock=sock, limit=receive_bytes or 2**16)
+        self.raw_writers.append(pair[1])
+        return pair
 
     async def at_rest(self, *, within_s=5.0):
         """Wait until nothing is in flight; the seconds it took. Fails where something stays."""
@@ -91,7 +92,7 @@ async def serving(
     """A port that answers; ``server`` holds keys of the config's ``[server]``."""
     engine = engine or ScriptedEngine()
     metrics, records = Metrics(), []
-    async with (upstream or ScriptedUpstream()) as upstream:
+    async with upstream or ScriptedUpstream() as upstream:
         config = a_config(routes=routes or [a_route()], upstreams=[upstream.config("cloud")])
         config = config.model_copy(update={"server": config.server.model_copy(update=server or {})})
         client = UpstreamClient(config.upstreams)
@@ -107,15 +108,20 @@ async def serving(
             connections=lambda: len(runner.server.connections),
         )
         app = create_app(config, parts, patience=patience or Patience())
-        runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=handler_cancellation, shutdown_timeout=0.2
-        )
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=handler_cancellation, shutdown_timeout=0.2)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             host, port = runner.addresses[0][:2]
             async with aiohttp.ClientSession() as session:
-                yield Port(host, port, engine, upstream, dispatcher, app[WATCHER], session, records)
+                port = Port(host, port, engine, upstream, dispatcher, app[WATCHER], session, records)
+                try:
+                    yield port
+                finally:
+                    for writer in port.raw_writers:
+                        writer.transport.abort()
+                        with suppress(ConnectionError):
+                            await writer.wait_closed()
         finally:
             await runner.cleanup()
             await client.close()
