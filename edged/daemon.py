@@ -23,7 +23,7 @@ from edged.ledger import Ledger
 from edged.metrics import Metrics
 from edged.notify import Notifier
 from edged.server.admin import is_ready
-from edged.server.app import Parts, create_app
+from edged.server.app import Parts, create_app, create_runner
 from edged.upstream.client import UpstreamClient
 from edged.upstream.pricing import usd_to_uusd
 
@@ -33,7 +33,6 @@ _LAG_LIMIT_S = 5.0
 _TICK_S = 1.0
 _DAY_S = 86_400
 _FLUSH_S = 5.0
-_LAST_WRITES_S = 2.0
 
 
 class Daemon:
@@ -113,14 +112,7 @@ class Daemon:
             keys=keys,
             connections=lambda: len(runner.server.connections) if runner.server else 0,
         )
-        # Disconnects are noticed by our own watcher, not by aiohttp's changing default.
-        runner = web.AppRunner(
-            create_app(self._config, parts),
-            access_log=None,
-            handler_cancellation=False,
-            keepalive_timeout=config.keep_alive_s,
-            shutdown_timeout=_LAST_WRITES_S,
-        )
+        runner = create_runner(create_app(self._config, parts), config)
         return runner
 
     async def _drain(self) -> None:

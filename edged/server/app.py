@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
-from edged.config import Config, Secret
+from edged.config import Config, Secret, ServerConfig
 from edged.dispatch.dispatcher import Dispatcher
 from edged.engine.host import Engine
 from edged.errors import Busy, EdgedError, InvalidRequest
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN_PREFIX = "/health"
 _CROWDED_RETRY_S = 2.0
+_LAST_WRITES_S = 2.0
 _EXPOSED = ", ".join(f"x-edged-{name}" for name in ("request-id", "served-by", "model", "reason", "confidence"))
 WATCHER = web.AppKey("watcher", DisconnectWatcher)
 
@@ -63,6 +65,35 @@ def create_app(config: Config, parts: Parts, *, patience: Patience | None = None
     app.add_routes(OpenAiApi(config, parts.dispatcher, parts.engines, watcher, patience=patience).routes())
     app.add_routes(AdminApi(config, parts.dispatcher, parts.engines, parts.metrics).routes())
     return app
+
+
+def create_runner(app: web.Application, config: ServerConfig, *, handler_cancellation: bool = False) -> web.AppRunner:
+    """What puts the application on sockets.
+
+    Disconnects are noticed by our own watcher, so ``handler_cancellation`` may be either. Bodies are never inflated.
+    """
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=handler_cancellation,
+        auto_decompress=False,
+        keepalive_timeout=config.keep_alive_s,
+        shutdown_timeout=_LAST_WRITES_S,
+        logger=_http_log,
+    )
+
+
+def _tame(record: logging.LogRecord) -> bool:
+    """What is not HTTP is a line of the log, not a traceback, and is not repeated: there may be a key in it."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+        record.msg = f"malformed HTTP from %s: {type(error).__name__}"
+    return True
+
+
+_http_log = logging.getLogger("edged.http")
+_http_log.addFilter(_tame)
 
 
 @web.middleware

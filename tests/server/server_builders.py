@@ -17,7 +17,7 @@ from edged.core import Record
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
 from edged.metrics import Metrics
-from edged.server.app import WATCHER, Parts, create_app
+from edged.server.app import WATCHER, Parts, create_app, create_runner
 from edged.server.disconnect import DisconnectWatcher
 from edged.server.patience import Patience
 from edged.testing.local import ScriptedEngine
@@ -87,13 +87,12 @@ async def serving(
     keys=(),
     patience=None,
     handler_cancellation=False,
-    connections=None,
 ) -> AsyncIterator[Port]:
     """A port that answers; ``server`` holds keys of the config's ``[server]``."""
     engine = engine or ScriptedEngine()
     metrics, records = Metrics(), []
-    async with upstream or ScriptedUpstream() as upstream:
-        config = a_config(routes=routes or [a_route()], upstreams=[upstream.config("cloud")])
+    async with upstream or ScriptedUpstream() as provider:
+        config = a_config(routes=routes or [a_route()], upstreams=[provider.config("cloud")])
         config = config.model_copy(update={"server": config.server.model_copy(update=server or {})})
         client = UpstreamClient(config.upstreams)
         await client.start()
@@ -108,13 +107,13 @@ async def serving(
             connections=lambda: len(runner.server.connections),
         )
         app = create_app(config, parts, patience=patience or Patience())
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=handler_cancellation, shutdown_timeout=0.2)
+        runner = create_runner(app, config.server, handler_cancellation=handler_cancellation)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             host, port = runner.addresses[0][:2]
             async with aiohttp.ClientSession() as session:
-                port = Port(host, port, engine, upstream, dispatcher, app[WATCHER], session, records)
+                port = Port(host, port, engine, provider, dispatcher, app[WATCHER], session, records)
                 try:
                     yield port
                 finally:

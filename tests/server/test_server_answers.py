@@ -65,7 +65,7 @@ def test_a_cloud_answer_states_the_cost_that_the_record_states(stream):
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
 def test_a_stream_ends_with_finish_then_usage_then_edged_then_done(path):
-    """Exactly one finish reason; the usage chunk only where it was asked for, and last before the end mark (B08, B09)."""
+    """Exactly one finish reason; the usage chunk comes last, and only where it was asked for (B08, B09)."""
 
     async def main():
         async with serving() as port:
