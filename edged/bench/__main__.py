@@ -1,8 +1,10 @@
 """``scripts/bench SUBCOMMAND``."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from edged.bench import compare, serve
 from edged.bench.client import BenchError
@@ -17,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for subcommand in (serve, compare):
         subcommand.add_parser(subparsers)
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         return int(args.func(args))
     except BenchError as exc:
@@ -24,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    """End as an exception, so that the servers that were started are ended too."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
     def log_message(self, *args): pass
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+SILENT = """
+import socket, time
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+time.sleep(60)
 """
 
 
@@ -138,6 +145,25 @@ def test_a_comparison_that_cannot_be_made_says_why(flags: list[str], message: st
     """Before anything is started."""
     assert main(["compare", *flags]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_ending_a_comparison_ends_the_servers_it_started(tmp_path: Path) -> None:
+    """SIGTERM in the middle leaves nothing behind: the stand-in for llama-server hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as started:
+        started.settimeout(30)
+        program = tmp_path / "llama-server"
+        imports = f"import sys; sys.argv[1:] = ['{started.getsockname()[1]}']"
+        program.write_text(f"#!{sys.executable}\n{imports}\n{SILENT}", encoding="utf-8")
+        program.chmod(0o755)
+        (tmp_path / "m.gguf").touch()
+        flags = ("--model", str(tmp_path / "m.gguf"), "--only", "llama-server", "--llama-server", str(program))
+        bench = subprocess.Popen([sys.executable, "-m", "edged.bench", "compare", *flags], cwd=ROOT)
+        connection, _ = started.accept()
+    bench.terminate()
+    assert bench.wait(30) == 128 + 15
+    connection.settimeout(30)
+    assert connection.recv(1) == b""
+    connection.close()
 
 
 class _Fixed(BaseHTTPRequestHandler):
