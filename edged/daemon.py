@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edged import catalogue
 from edged.config import Config, ModelConfig, resolve_secret
-from edged.core import EngineSnapshot
+from edged.core import EngineSnapshot, EngineState
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
 from edged.engine.cores import CoreBudget, usable_cores
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _LAG_LIMIT_S = 5.0
 _TICK_S = 1.0
+_LOADING_EXTENSION_S = 10.0
 _DAY_S = 86_400
 _FLUSH_S = 5.0
 
@@ -86,11 +87,11 @@ class Daemon:
             stack.push_async_callback(runner.cleanup)
             await self.client.start()
             stack.push_async_callback(self.client.close)
+            self._site = web.TCPSite(runner, config.server.host, config.server.port, backlog=128)
+            await self._site.start()  # before any worker: a port that is taken ends the start here
             for engine in self.engines.values():
                 engine.start()
                 stack.push_async_callback(engine.close)
-            self._site = web.TCPSite(runner, config.server.host, config.server.port, backlog=128)
-            await self._site.start()
             self.address = runner.addresses[0][:2]
             log.info("listening on http://%s:%d, ledger %s", *self.address, config.ledger_path)
             budget = CoreBudget(usable_cores())
@@ -130,19 +131,25 @@ class Daemon:
     async def _pulse(self) -> None:
         """Tell systemd the truth: ready when requests can be answered, alive while loop and workers are."""
         ready = False
+        every_s = min(_TICK_S, self._notifier.watchdog_interval_s or _TICK_S)
         while True:
-            due_s = time.monotonic() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            lag_s = time.monotonic() - due_s
-            if not ready and is_ready(self._config, self.engines):
+            due_s = time.monotonic() + every_s
+            await asyncio.sleep(every_s)
+            if not ready and self._is_ready():
                 ready = True
                 self._notifier.ready(self._status())
-            if ready:
+            elif ready:
                 self._notifier.status(self._status())
-            else:
-                self._notifier.extend_timeout(10 * _TICK_S)
-            if lag_s < _LAG_LIMIT_S and not any(engine.is_stuck for engine in self.engines.values()):
+            elif any(engine.state is EngineState.LOADING for engine in self.engines.values()):
+                self._notifier.extend_timeout(_LOADING_EXTENSION_S)
+            if self._is_alive(lag_s=time.monotonic() - due_s):
                 self._notifier.watchdog()
+
+    def _is_ready(self) -> bool:
+        return is_ready(self._config, self.engines) and not self.dispatcher.draining
+
+    def _is_alive(self, *, lag_s: float) -> bool:
+        return lag_s < _LAG_LIMIT_S and not any(engine.is_stuck for engine in self.engines.values())
 
     def _status(self) -> str:
         states = ", ".join(f"{name} {engine.state}" for name, engine in self.engines.items())

@@ -5,9 +5,10 @@ Writes the commented starter config where none exists, fetches the starter model
 """
 
 import argparse
-import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edged.cli import main as edged
 
 MODEL = "smollm2-135m-instruct"
 _LISTEN = 'listen = "127.0.0.1:8080"'
+_LEDGER = 'path = "ledger.db"'
 _NO_CLOUD = '#cloud = ["cloud/big-model"]'
 _STAND_IN = """
 [[upstream]]
@@ -33,22 +35,21 @@ output_usd_per_mtok = 0.40
 def main() -> int:
     """Set up what is missing, say what to try, and serve."""
     arguments = _parser().parse_args()
-    stand_in: subprocess.Popen[str] | None = None
-    if arguments.stand_in_cloud:
-        stand_in, base_url = _start_stand_in()
-        path = config.state_directory() / "stand-in.toml"
-        _write(path, stand_in_config(base_url, arguments.listen), fresh=True)
-    else:
-        path = arguments.config or config.default_path()
-        _write(path, starter_config(arguments.listen), fresh=False)
-    try:
+    with ExitStack() as stack:
+        if arguments.stand_in_cloud:
+            base_url = stack.enter_context(_stand_in())
+            path = config.state_directory() / "stand-in.toml"
+            _write(path, stand_in_config(base_url, arguments.listen))
+        else:
+            path = arguments.config or config.default_path()
+            if not path.exists():
+                _write(path, starter_config(arguments.listen))
+            elif arguments.listen is not None:
+                print(f"{path} exists and is left as it is: its own listen address counts", flush=True)
         if edged(["models", "pull", MODEL]) or edged(["check", "--config", str(path)]):
             return 1
-        _say_what_to_try(path, stand_in=stand_in is not None)
+        _say_what_to_try(path, stand_in=arguments.stand_in_cloud)
         return edged(["serve", "--config", str(path)])
-    finally:
-        if stand_in is not None:
-            stand_in.terminate()
 
 
 def starter_config(listen: str | None) -> str:
@@ -58,8 +59,9 @@ def starter_config(listen: str | None) -> str:
 
 
 def stand_in_config(base_url: str, listen: str | None) -> str:
-    """The starter config with a stand-in upstream that the default route may escalate to."""
+    """The starter config with a stand-in upstream that the default route may escalate to, and a ledger of its own."""
     text = starter_config(listen).replace(_NO_CLOUD, 'cloud = ["stand-in/stand-in-model"]', 1)
+    text = text.replace(_LEDGER, 'path = "stand-in.db"', 1)
     return text + _STAND_IN.format(base_url=base_url)
 
 
@@ -70,23 +72,26 @@ def _shipped_example() -> str:
     return (Path(__file__).parent.parent / "systemd" / "edged.toml").read_text(encoding="utf-8")
 
 
-def _write(path: Path, text: str, *, fresh: bool) -> None:
-    if path.exists() and not fresh:
-        return
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     print(f"wrote {path}", flush=True)
 
 
-def _start_stand_in() -> tuple[subprocess.Popen[str], str]:
-    """A scripted upstream on a free port; it ends with this process."""
+@contextmanager
+def _stand_in() -> Iterator[str]:
+    """The base URL of a scripted upstream on a free port; it ends with the block, or with this process."""
     command = [sys.executable, "-m", "edged.standin", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy())  # noqa: S603 - ourselves
-    assert process.stdout is not None
-    ready = process.stdout.readline()
-    if not ready:
-        raise SystemExit("the stand-in cloud did not start")
-    return process, next(word for word in ready.split() if word.startswith("http"))
+    # A Ctrl-C is the daemon's to handle: what it still drains may be an answer from here.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:  # noqa: S603 - ourselves
+        try:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            if not ready:
+                raise SystemExit("the stand-in cloud did not start")
+            yield next(word for word in ready.split() if word.startswith("http"))
+        finally:
+            process.terminate()
 
 
 def _say_what_to_try(path: Path, *, stand_in: bool) -> None:
@@ -103,9 +108,14 @@ def _say_what_to_try(path: Path, *, stand_in: bool) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/start", description="Set up edged and run it.")
-    parser.add_argument("--config", type=Path, help="the config file to use, written where it does not exist")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where a newly written config listens")
-    parser.add_argument("--stand-in-cloud", action="store_true", help="escalate to a scripted upstream on this machine")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--config", type=Path, help="the config file to use, written where it does not exist")
+    which.add_argument(
+        "--stand-in-cloud",
+        action="store_true",
+        help="escalate to a scripted upstream on this machine, on a config and a ledger of its own",
+    )
     return parser
 
 

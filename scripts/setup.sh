@@ -12,15 +12,28 @@ edged_python() {
   return 1
 }
 
+# The extras that hold everything of $1, in the order of their names: "[dev]" holds "[test]" holds none.
+edged_supersets() {
+  case "$1" in
+    "") echo "- [test] [dev]" ;;
+    "[test]") echo "[test] [dev]" ;;
+    *) echo "$1" ;;
+  esac
+}
+
 edged_setup() {
-  local extras="$1" stamp wanted
-  stamp=.venv/.edged-setup
-  wanted="$extras $(sha256sum pyproject.toml | cut -d' ' -f1)"
-  if [ -x .venv/bin/edged ] && grep -qxF "$wanted" "$stamp" 2>/dev/null; then
-    return
+  local extras="$1" stamp=.venv/.edged-setup python sum held
+  sum=$(sha256sum pyproject.toml | cut -d' ' -f1)
+  if [ -x .venv/bin/edged ] && [ -f "$stamp" ]; then
+    for held in $(edged_supersets "$extras"); do
+      if grep -qxF -- "$held $sum" "$stamp"; then return; fi
+    done
   fi
-  [ -x .venv/bin/python ] || "$(edged_python)" -m venv .venv
+  if [ ! -x .venv/bin/python ]; then
+    python=$(edged_python)
+    "$python" -m venv .venv
+  fi
   echo "installing edged into .venv (llama.cpp is compiled for this CPU the first time: about 4 minutes on 2 cores)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$extras"
-  echo "$wanted" >> "$stamp"
+  echo "${extras:--} $sum" >> "$stamp"
 }

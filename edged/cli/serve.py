@@ -3,11 +3,12 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from typing import Any
 
 from edged import config
-from edged.errors import EdgedError
+from edged.errors import ConfigError, EdgedError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.ArgumentParser) -> None:
@@ -17,21 +18,25 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.A
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT: 0 after a clean end, 1 with one readable message where it cannot start."""
+    """Serve until SIGTERM or SIGINT: 0 after a clean end, else one readable message and a status.
+
+    78 (EX_CONFIG) where the config is wrong: trying again would not help. 1 where anything else is.
+    """
     logging.basicConfig(
         level=arguments.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     try:
         loaded = config.load(arguments.config or config.default_path())
-        from edged.daemon import (
-            Daemon,
-        )  # the server and the engine's libraries are not needed to say that a config is bad
+        # Here, because a bad config is told without the server and the engine's libraries.
+        from edged.daemon import Daemon
 
         asyncio.run(Daemon(loaded).run())
     except EdgedError as exc:
         print(exc.message, file=sys.stderr)
-        return 1
+        return os.EX_CONFIG if isinstance(exc, ConfigError) else 1
     except OSError as exc:
         print(f"cannot serve: {exc.strerror or exc}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the daemon handles it itself
+        return 130
     return 0
