@@ -2,9 +2,10 @@
 
 import ctypes
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
 class TimeLimitExceeded(Exception):
@@ -15,27 +16,28 @@ class TimeLimitExceeded(Exception):
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TimeLimitExceeded inside the block once it has run for ``seconds``.
 
-    Uses CPython's asynchronous exceptions, which interrupt any loop of byte code, though no call into C.
+    Uses CPython's asynchronous exceptions, which interrupt any loop of byte code, though no call into C. None is left
+    behind when the block ends: one that is still on its way is taken back.
     """
     thread_id = ctypes.c_ulong(threading.get_ident())
     lock = threading.Lock()
-    finished = fired = False
+    begun, over = threading.Event(), threading.Event()
+    finished = False
 
-    def fire() -> None:
-        nonlocal fired
+    def watch() -> None:
+        begun.wait()
+        if over.wait(seconds):
+            return
         with lock:
             if not finished:
-                fired = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread_id, ctypes.py_object(TimeLimitExceeded))
+                _set_async_exc(thread_id, ctypes.py_object(TimeLimitExceeded))
 
-    timer = threading.Timer(seconds, fire)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=watch, name="time limit", daemon=True).start()
     try:
+        begun.set()
         yield
     finally:
         with lock:
             finished = True
-        timer.cancel()
-        if fired:
-            time.sleep(0.01)  # an exception already on its way arrives here, not in the caller's next line
+            _set_async_exc(thread_id, None)
+        over.set()
