@@ -7,7 +7,8 @@ import pytest
 from builders import a_request
 from dispatch_builders import DAY_S, UNSURE, a_box, run
 
-from edged.core import Outcome, Reason, Status, Target
+from edged.core import Outcome, Reason, Sampling, Status, Target
+from edged.errors import Unsupported
 from edged.testing import Reply
 from edged.testing.local import Script
 
@@ -133,13 +134,19 @@ def test_words_received_before_a_refusal_are_costed():
 
 
 def test_a_parameter_refused_before_the_call_is_no_attempt():
-    """No call, no attempt, no cost: calls made are attempts recorded."""
+    """Token numbers of the local model mean nothing to another: no call, no attempt, no cost, the local answer."""
 
     async def main():
         async with a_box() as box:
-            deferring(box)
-            await box.ask(model="cloud/scripted-model", n=1, sampling=None, text="hello")
-            assert box.client.calls == len(box.cloud_attempts) == 1
+            own = Sampling(logit_bias=((5, 1.0),))
+            seen = await deferring(box).ask(sampling=own)
+            assert (seen.head.served_by, seen.head.reason) == (Target.LOCAL, Reason.CLOUD_UNAVAILABLE)
+            pinned = await box.ask(sampling=own, limits={"locality": "cloud_only"})
+            assert isinstance(pinned.error, Unsupported)
+            assert box.records[1].status is Status.REJECTED
+            assert not box.cloud_attempts
+            assert box.client.calls == 0
+            await box.at_rest()
 
     run(main)
 
