@@ -2,6 +2,22 @@
 
 from edged.catalogue.entries import Catalogue, Entry, find, load
 from edged.catalogue.fetch import Listener, Pull, Silent
-from edged.catalogue.store import Installed, State, Store, resolve
+from edged.catalogue.optimized import Fit, Weights, in_use, resolve
+from edged.catalogue.store import Installed, State, Store
 
-__all__ = ["Catalogue", "Entry", "Installed", "Listener", "Pull", "Silent", "State", "Store", "find", "load", "resolve"]
+__all__ = [
+    "Catalogue",
+    "Entry",
+    "Fit",
+    "Installed",
+    "Listener",
+    "Pull",
+    "Silent",
+    "State",
+    "Store",
+    "Weights",
+    "find",
+    "in_use",
+    "load",
+    "resolve",
+]

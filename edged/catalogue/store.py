@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edged import config
-from edged.catalogue.entries import Catalogue, Entry, find, load
+from edged.catalogue.entries import Entry
 from edged.errors import CatalogueError
 
 _RECORD_LIMIT_BYTES = 65_536
@@ -102,6 +102,31 @@ class Files:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.wheels, ignore_errors=True)
 
+    @property
+    def optimized_record(self) -> Path:
+        return self.directory / f"{self.name}.optimized.json"
+
+    @property
+    def optimizing(self) -> Path:
+        """What an optimization has measured so far."""
+        return self.directory / f"{self.name}.optimizing.json"
+
+    def optimized(self, weight_format: str) -> Path:
+        return self.directory / f"{self.name}.{weight_format}.gguf"
+
+    def optimized_part(self, weight_format: str) -> Path:
+        return self.directory / f"{self.name}.{weight_format}.gguf.part"
+
+    def drop_optimized(self, *, keep: Path | None = None, suffix: str = ".gguf") -> int:
+        """Delete ``NAME.FORMAT.gguf`` and return the bytes freed; formats are upper case, names of models are not."""
+        freed_bytes = 0
+        for path in self.directory.glob(f"{self.name}.*{suffix}"):
+            middle = path.name[len(self.name) + 1 : -len(suffix)]
+            if path != keep and middle.isupper() and "." not in middle:
+                freed_bytes += _size_bytes(path)
+                path.unlink(missing_ok=True)
+        return freed_bytes
+
 
 class Store:
     """The models directory."""
@@ -171,7 +196,7 @@ class Store:
         files.part.replace(files.final)
         found = files.final.stat()
         write_record(files.sidecar, asdict(_Measured(entry.sha256, found.st_size, found.st_mtime_ns)))
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         files.drop_partial()
         return self.status(entry)
 
@@ -185,9 +210,10 @@ class Store:
             return 0
         with self.lock(entry, wait=False):
             freed_bytes = files.final_bytes + files.partial_bytes
-            for path in (files.final, files.sidecar):
+            for path in (files.final, files.sidecar, files.optimized_record, files.optimizing):
                 path.unlink(missing_ok=True)
             files.drop_partial()
+            freed_bytes += files.drop_optimized() + files.drop_optimized(suffix=".gguf.part")
         return freed_bytes
 
     @contextmanager
@@ -203,15 +229,6 @@ class Store:
             yield
         finally:
             os.close(descriptor)
-
-
-def resolve(name: str, *, directory: Path | None = None, catalogue: Catalogue | None = None) -> Path:
-    """The verified file of a catalogue model, for ``[[model]] catalogue = NAME``.
-
-    Raises: CatalogueError, without a path in it, that says what to run.
-    """
-    entry = find(name, load() if catalogue is None else catalogue)
-    return Store(directory).usable(entry)
 
 
 def digest_of(path: Path) -> tuple[str, os.stat_result]:
@@ -247,7 +264,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         raise
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

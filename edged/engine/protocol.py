@@ -52,6 +52,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     threads: int
     gpu_layers: int
     prefill_chunk_tokens: int
+    kv_format: str = "f16"
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):

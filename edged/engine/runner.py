@@ -26,6 +26,7 @@ DECODE_ABORTED = 2
 _MIN_BATCH_TOKENS = 512
 _FIRST_PIECE_BYTES = 64
 _LOG_LEVEL_ERROR = 4
+_KV_FORMATS = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
 LogSink = Callable[[str, str], None]
 _log_callback: object = None  # must outlive every call into llama.cpp
@@ -196,6 +197,7 @@ class Runner:
         params.n_outputs_max = sequences
         params.n_threads = params.n_threads_batch = load.threads
         params.kv_unified = True
+        params.type_k = params.type_v = _KV_FORMATS[load.kv_format]
         params.flash_attn_type = 1
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)

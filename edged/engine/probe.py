@@ -1,0 +1,244 @@
+"""``python -m edged.engine.probe``: writes, loads and measures one model file for the optimizer.
+
+A process of its own, because a file may crash llama.cpp. Commands come on standard input, answers go to what was
+standard output: nothing a library prints there can get between them.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence as Items
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from edged.engine import quantize
+from edged.engine.kv import Copy, Trim
+from edged.engine.probe_protocol import (
+    Command,
+    Event,
+    Failed,
+    Foresee,
+    Foreseen,
+    Open,
+    Opened,
+    Question,
+    Score,
+    Scored,
+    Time,
+    Timed,
+    Write,
+    Written,
+    decode_command,
+    encode,
+)
+from edged.engine.protocol import Load, Params
+from edged.engine.runner import DECODE_OK, Runner, capture_log
+from edged.engine.scheduler import Row
+from edged.engine.sequence import Sequence
+from edged.errors import EdgedError, EngineError
+
+_PR_SET_PDEATHSIG = 1
+_WARM_UP = (32, 4)
+_NO_SAMPLING = Params(1, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, (), None, (), 0)
+_PREFIX, _PROMPT, _FIRST_OPTION = 0, 1, 2
+"""The sequences of one question: what all share, this question's prompt, and one for each option."""
+
+
+class Bench:
+    """One loaded model, driven sequence by sequence."""
+
+    def __init__(self, command: Open) -> None:
+        load = Load(
+            path=command.path,
+            context_tokens=command.pool_tokens,
+            slots=command.slots,
+            pool_tokens=command.pool_tokens,
+            threads=command.threads,
+            gpu_layers=command.gpu_layers,
+            prefill_chunk_tokens=command.batch_tokens,
+            kv_format=command.kv_format,
+        )
+        self._runner = Runner(load, sequences=command.slots)
+        self._sequences = [_sequence(slot) for slot in range(command.slots)]
+        self._prefix: list[int] = []
+        self.description = self._runner.description
+
+    def time(self, command: Time) -> Timed:
+        self._runner.set_threads(command.threads)
+        tokens = self._tokens(command.text, command.prefill_tokens + command.decode_tokens)
+        prompt, answer = tokens[: command.prefill_tokens], tokens[command.prefill_tokens :]
+        self._forget(range(len(self._sequences)))
+        started_s = time.perf_counter()
+        self._compute(_PREFIX, prompt, chunk_tokens=command.chunk_tokens)
+        prefilled_s = time.perf_counter()
+        for at, token in enumerate(answer, start=len(prompt)):
+            self._step([self._row(_PREFIX, at, (token,), wants_logits=True)])
+            self._runner.logits(0).argmax()
+        decoded_s = time.perf_counter()
+        resident_bytes = psutil.Process().memory_info().rss
+        return Timed(prefilled_s - started_s, decoded_s - prefilled_s, resident_bytes)
+
+    def score(self, command: Score) -> Scored:
+        prefix = self._runner.vocabulary.tokenize(command.prefix, add_special=True, parse_special=False)
+        if prefix != self._prefix:
+            self._forget(range(len(self._sequences)))
+            if prefix:
+                self._compute(_PREFIX, prefix, chunk_tokens=self._runner.batch_tokens)
+            self._prefix = prefix
+        return Scored(tuple(self._score(question) for question in command.questions))
+
+    def _score(self, question: Question) -> tuple[float, ...]:
+        """Prefix and prompt are computed once; the options are continued from them in one batch."""
+        start = len(self._prefix)
+        prompt = self._plain(question.prompt)
+        options = [self._plain(option) for option in question.options]
+        self._forget(range(_PROMPT, _FIRST_OPTION + len(options)))
+        self._share(_PREFIX, _PROMPT, start)
+        self._step([self._row(_PROMPT, start, tuple(prompt), wants_logits=True)])
+        first = _log_softmax(self._runner.logits(0))
+        end = start + len(prompt)
+        rows: list[Row] = []
+        for index, option in enumerate(options):
+            self._share(_PROMPT, _FIRST_OPTION + index, end)
+            slot = _FIRST_OPTION + index
+            rows += [self._row(slot, end + at, (token,), wants_logits=True) for at, token in enumerate(option[:-1])]
+        if rows:
+            self._step(rows)
+        return self._means(first, options)
+
+    def _means(self, first: NDArray[np.float32], options: list[list[int]]) -> tuple[float, ...]:
+        """Mean log-probability per token; batch row ``at`` says what follows its own token."""
+        means: list[float] = []
+        at = 0
+        for option in options:
+            logs = [float(first[option[0]])]
+            for token in option[1:]:
+                logs.append(float(_log_softmax(self._runner.logits(at))[token]))
+                at += 1
+            means.append(sum(logs) / len(logs))
+        return tuple(means)
+
+    # -- the runner --
+
+    def _compute(self, slot: int, tokens: list[int], *, chunk_tokens: int) -> None:
+        for at in range(0, len(tokens), chunk_tokens):
+            chunk = tuple(tokens[at : at + chunk_tokens])
+            self._step([self._row(slot, at, chunk, wants_logits=at + len(chunk) == len(tokens))])
+
+    def _step(self, rows: list[Row]) -> None:
+        if (status := self._runner.decode(rows)) != DECODE_OK:
+            raise EngineError(f"llama.cpp could not compute a batch (status {status})")
+
+    def _row(self, slot: int, start: int, tokens: tuple[int, ...], *, wants_logits: bool) -> Row:
+        return Row(self._sequences[slot], start, tokens, wants_logits)
+
+    def _share(self, source: int, target: int, length: int) -> None:
+        if length:
+            self._runner.apply(Copy(source, target, length))
+
+    def _forget(self, slots: Items[int]) -> None:
+        for slot in slots:
+            self._runner.apply(Trim(slot, 0))
+        if _PREFIX in slots:
+            self._prefix = []
+
+    def _plain(self, text: str) -> list[int]:
+        return self._runner.vocabulary.tokenize(text, add_special=False, parse_special=False)
+
+    def _tokens(self, text: str, count: int) -> list[int]:
+        """So many tokens of a text, from its beginning again as often as it takes."""
+        tokens = self._plain(text)
+        return (tokens * (count // len(tokens) + 1))[:count]
+
+
+class Probe:
+    """Answers one command after another."""
+
+    def __init__(self) -> None:
+        self._bench: Bench | None = None
+
+    def answer(self, command: Command) -> Event:
+        try:
+            return self._answer(command)
+        except EdgedError as exc:
+            return Failed(exc.message)
+        except OSError as exc:
+            return Failed(exc.strerror or "the system refused")
+
+    def _answer(self, command: Command) -> Event:
+        match command:
+            case Foresee(source, weight_format):
+                outlook = quantize.foresee(Path(source), weight_format)
+                return Foreseen(outlook.weight_bytes, outlook.fallback_share)
+            case Write(source, target, weight_format, threads):
+                quantize.write(Path(source), Path(target), weight_format, threads=threads)
+                _sync(Path(target))
+                return Written()
+            case Open():
+                return self._open(command)
+            case Time():
+                return self._opened.time(command)
+            case Score():
+                return self._opened.score(command)
+
+    def _open(self, command: Open) -> Opened:
+        capture_log(lambda _, text: sys.stderr.write(f"{text}\n"))
+        started_s = time.perf_counter()
+        self._bench = Bench(command)
+        load_s = time.perf_counter() - started_s
+        self._bench.time(Time("warm up", *_WARM_UP, command.threads, _WARM_UP[0]))
+        return Opened(self._bench.description, load_s)
+
+    @property
+    def _opened(self) -> Bench:
+        if self._bench is None:
+            raise EngineError("a command came before a model was loaded")
+        return self._bench
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = logits - logits.max()
+    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def _sequence(slot: int) -> Sequence:
+    return Sequence("", 0, "", [], 0, _NO_SAMPLING, 0.0, slot=slot)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes to the disk, so that its name can be trusted after a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _own_channel() -> BinaryIO:
+    """Standard output for ourselves alone; what anybody else prints goes to standard error."""
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return channel
+
+
+def main() -> None:
+    """Answer until standard input ends; the process dies with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    channel, probe = _own_channel(), Probe()
+    for line in sys.stdin.buffer:
+        try:
+            event = probe.answer(decode_command(line))
+        except msgspec.DecodeError as exc:
+            event = Failed(f"not a command: {exc}")
+        channel.write(encode(event) + b"\n")
+    os._exit(0)  # as the worker does: nothing to flush, and llama.cpp needs no farewell
+
+
+if __name__ == "__main__":
+    main()
