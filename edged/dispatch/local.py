@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from edged.core import Chunk, Decision, FinishReason, Outcome, Reason, Release, Target
@@ -11,6 +11,9 @@ from edged.engine.host import Engine, Kept
 from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, TemplateRejected
 from edged.routing import policy
 from edged.routing.policy import Observation, Review, Terms, Verdict
+
+LAST_CALL_S = 0.01
+"""A loop that was busy reads what came in time before the silence is judged."""
 
 
 @dataclass(slots=True)
@@ -195,29 +198,31 @@ class Probation:
 
     async def _first(self) -> Review:
         """Nothing is held: the first chunk commits."""
-        try:
-            async with asyncio.timeout(_patience_s(self._trace, self._allowed)):
-                self._see(await self._next())
-        except TimeoutError:
-            return Review(Verdict.DEFER, Reason.TTFT_EXCEEDED)
-        return Review(Verdict.KEEP)
+        if await self._take(self._until_late):
+            return Review(Verdict.KEEP)
+        return Review(Verdict.DEFER, Reason.TTFT_EXCEEDED)
 
     async def _judge(self) -> Review:
         """Read and review until the policy has made up its mind."""
-        while True:
-            review = policy.review(self._observe(), self._allowed)
-            if review.verdict is not Verdict.WAIT:
-                self._attempt.confidence = review.confidence
-                return review
-            step = asyncio.create_task(self._next())
-            try:
-                await self._wait(step)
-            finally:
-                # Not done: the policy chose to leave in the silence, or the client did.
-                if not step.done():
-                    await _cancel(step)
-            if not step.cancelled():
-                self._see(step.result())
+        while (review := policy.review(self._observe(), self._allowed)).verdict is Verdict.WAIT:
+            await self._take(self._until_fed_up)
+        self._attempt.confidence = review.confidence
+        return review
+
+    async def _take(self, wait: Callable[["asyncio.Task[Chunk]"], Awaitable[None]]) -> bool:
+        """See the next chunk; False where ``wait`` ended before it came, and the stream with it."""
+        step = asyncio.create_task(self._next())
+        try:
+            await wait(step)
+            if not step.done():
+                await asyncio.wait([step], timeout=LAST_CALL_S)
+        finally:
+            if not step.done():
+                await _cancel(step)
+        if step.cancelled():
+            return False
+        self._see(step.result())
+        return True
 
     async def _next(self) -> Chunk:
         try:
@@ -225,7 +230,10 @@ class Probation:
         except StopAsyncIteration:
             raise _unfinished() from None
 
-    async def _wait(self, step: "asyncio.Task[Chunk]") -> None:
+    async def _until_late(self, step: "asyncio.Task[Chunk]") -> None:
+        await asyncio.wait([step], timeout=_patience_s(self._trace, self._allowed))
+
+    async def _until_fed_up(self, step: "asyncio.Task[Chunk]") -> None:
         """Until the next chunk, or until the policy has had enough of the silence."""
         while not step.done():
             seen = self._observe()

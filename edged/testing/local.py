@@ -134,6 +134,7 @@ class ScriptedEngine(Engine):
                     await _meet_fault(script, place)
                 for choice in [c for c, at in places.items() if at == place]:
                     await asyncio.sleep(script.token_delay_s)
+                    await _hops()
                     chunk = self._step(request, script, choice, place)
                     places[choice] += 1
                     if chunk.finish is not None:
@@ -165,6 +166,12 @@ class ScriptedEngine(Engine):
         token = tokens[place]
         finish = FinishReason.LENGTH if place + 1 >= limit else None
         return Chunk(choice=choice, text=token.piece.decode(), tokens=(token,), finish=finish)
+
+
+async def _hops() -> None:
+    """A token of the real engine passes socket, frame and inbox: one turn of the loop each."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def _meet_fault(script: Script, place: int) -> None:

@@ -1,6 +1,7 @@
 """Who answers: a scripted engine, real scripted upstreams, and the one record that says why."""
 
 import asyncio
+import time
 
 import pytest
 from builders import a_request
@@ -191,6 +192,21 @@ def test_a_stall_between_tokens_ends_the_probation():
             assert (seen.head.served_by, seen.head.reason) == (CLOUD, Reason.ITL_EXCEEDED)
             assert box.record.attempts[0].usage.completion_tokens == 2
             await box.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize("release", ["guarded", "eager"])
+def test_a_busy_loop_is_not_taken_for_a_silent_engine(release):
+    """A token that came in time counts, even if the daemon was too busy to read it then."""
+
+    async def main():
+        async with a_box(release=release, thresholds={"itl_s": 0.1, "ttft_s": 0.1}) as box:
+            box.engine.script(text=WORDS, token_delay_s=0.02)
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.01, time.sleep, 0.3)
+            seen = await box.ask()
+            assert (seen.head.served_by, seen.text) == (LOCAL, WORDS)
 
     run(main)
 
