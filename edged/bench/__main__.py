@@ -4,7 +4,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from edged.bench import compare, serve
 from edged.bench.client import BenchError
@@ -29,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _stop(number: int, _: object) -> NoReturn:
-    """End as an exception, so that the servers that were started are ended too."""
-    raise SystemExit(128 + number)
+def _stop(*_: object) -> None:
+    """End as Ctrl-C does, which asyncio turns into an orderly end: the servers that were started are ended too."""
+    signal.raise_signal(signal.SIGINT)
 
 
 if __name__ == "__main__":
