@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for subcommand in (serve, compare):
         subcommand.add_parser(subparsers)
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(args.func(args))
