@@ -92,7 +92,10 @@ def from_status(
     that ``param`` may name.
     """
     kind, code = _refined(_kind_of_status(status), error)
-    return _build(kind, upstream, f"HTTP {status}", code=code, param=_param(error, sent), retry_after_s=retry_after_s)
+    where, param = f"HTTP {status}", _param(error, sent)
+    failure = _build(kind, upstream, where, code=code, param=param, retry_after_s=retry_after_s)
+    failure.may_cost = False  # providers charge for answers, and an error status is none
+    return failure
 
 
 def from_error_object(upstream: str, error: object, *, sent: Collection[str] = ()) -> UpstreamError:
