@@ -172,7 +172,7 @@ def test_a_client_that_leaves_mid_stream_closes_the_upstreams_connection():
     run(main)
 
 
-@pytest.mark.parametrize("scene", ["kept", "deferred"])
+@pytest.mark.parametrize("scene", ["kept", "deferred", "deferred, cloud fails"])
 def test_an_answer_that_is_never_read_is_cancelled(scene):
     """The block is left before the first chunk: generators that never started leak nothing."""
 
