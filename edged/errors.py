@@ -119,6 +119,19 @@ class EngineError(EdgedError):
     code = "engine_error"
 
 
+class ModelFileRejected(EngineError):
+    """A model file is cut, damaged or hostile: no worker may load it. The message says what is wrong and the limit."""
+
+    code = "model_file_rejected"
+
+
+class OutOfMemory(EngineError):
+    """Loading a model needs more memory than there is; the message holds the numbers."""
+
+    status = 503
+    code = "insufficient_memory"
+
+
 class WorkerLost(EngineError):
     """The worker process died, hung or was restarted while it held the request."""
 
