@@ -124,7 +124,7 @@ class DecodeLoop:
 
     @property
     def stats(self) -> Stats:
-        """The loop as it was after its last step, and what has been posted since."""
+        """The loop as it was when its current step began, and what has been posted since."""
         stats, applied = self._stats
         ahead = self._posted - applied
         return msgspec.structs.replace(
@@ -132,6 +132,11 @@ class DecodeLoop:
             waiting=stats.waiting + ahead.sequences,
             queued_prompt_tokens=stats.queued_prompt_tokens + ahead.tokens,
         )
+
+    @property
+    def is_aborting(self) -> bool:
+        """Whether llama.cpp was told to fail the current step, so that its complaints are no news."""
+        return self._runner.is_aborting
 
     @property
     def step_s(self) -> float:
@@ -146,7 +151,6 @@ class DecodeLoop:
         while not self._stopped:
             self._drain()
             self._step()
-            self._stats = self._look()
 
     def _look(self) -> "tuple[Stats, _Queued]":
         """Numbers for other threads, which must not walk over what this one changes."""
@@ -162,6 +166,8 @@ class DecodeLoop:
 
     def _drain(self) -> None:
         block = self._scheduler.is_idle
+        if block:
+            self._stats = self._look()
         while True:
             try:
                 command = self._inbox.get(block=block)
@@ -188,6 +194,7 @@ class DecodeLoop:
 
     def _step(self) -> None:
         plan = self._scheduler.plan(chunk_tokens=self._chunk(), now_s=time.monotonic())
+        self._stats = self._look()
         applied = [self._apply_op(op) for op in plan.ops]
         if not all(applied) or not plan.rows:
             return

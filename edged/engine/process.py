@@ -66,7 +66,7 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                env=_environment(),
+                env=worker_environment(),
                 start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to handle
             )
             undo.pop_all()
@@ -116,7 +116,7 @@ class WorkerProcess:
         self._killed_because = self._killed_because or because
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self.pid, signal.SIGKILL)  # Process.kill() may reap it and so lose how it ended
 
     async def _deliver(self) -> None:
         try:
@@ -159,13 +159,18 @@ class WorkerProcess:
         if self._killed_because:
             return self._killed_because
         last = next((line for line in reversed(self._stderr) if line), "")
-        if code >= 0:
-            return f"it exited with status {code}: {last}".rstrip(": ")
-        died = signal.Signals(-code)
-        return f"it died of {died.name}: {_HINTS.get(died, last)}".rstrip(": ")
+        return epitaph(code, last)
 
 
-def _environment() -> dict[str, str]:
+def epitaph(code: int, last_words: str) -> str:
+    """Why a process ended, from its return code and its last line on standard error."""
+    if code >= 0:
+        return f"it exited with status {code}: {last_words}".rstrip(": ")
+    died = signal.Signals(-code)
+    return f"it died of {died.name}: {_HINTS.get(died, last_words)}".rstrip(": ")
+
+
+def worker_environment() -> dict[str, str]:
     """What a worker needs of the daemon's environment: a process that parses model files is given no secrets."""
     kept = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
     return kept | {"GGML_NO_BACKTRACE": "1"}  # its backtrace starts a debugger

@@ -181,6 +181,10 @@ class Runner:
         """Ask a running decode to stop before its next graph node; safe from another thread."""
         self._abort[0] = b"1" if on else b"\0"
 
+    @property
+    def is_aborting(self) -> bool:
+        return self._abort[0] != b"\0"
+
     def _install_abort(self) -> None:
         """llama.cpp calls strlen on our flag: the empty string goes on, one character stops.
 

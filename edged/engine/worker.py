@@ -64,12 +64,16 @@ class Worker:
 
     def run(self) -> None:
         """Serve commands until the daemon says so or is gone."""
-        capture_log(lambda level, text: self._channel.send(LogLine(level, text)))
+        capture_log(self._log)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         while (command := self._channel.receive()) is not None and not isinstance(command, Shutdown):
             self._command_started_s = time.monotonic()
             self._serve(command)
             self._command_started_s = None
+
+    def _log(self, level: str, text: str) -> None:
+        if self._loop is None or not self._loop.is_aborting:
+            self._channel.send(LogLine(level, text))
 
     def _serve(self, command: Command) -> None:
         match command:

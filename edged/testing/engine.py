@@ -187,6 +187,10 @@ class FakeRunner:
     def set_threads(self, count: int) -> None:
         """Nothing computes here."""
 
+    @property
+    def is_aborting(self) -> bool:
+        return self._abort.is_set()
+
     def set_abort(self, *, on: bool) -> None:
         if on:
             self._abort.set()
