@@ -131,7 +131,7 @@ class SamplingDefaults(Section):
     top_p: float = Field(default=0.95, gt=0, le=1)
     top_k: int = Field(default=40, ge=0)
     min_p: float = Field(default=0.05, ge=0, le=1)
-    repeat_penalty: float = Field(default=1.1, gt=0, le=2)
+    repeat_penalty: float = Field(default=1.0, gt=0, le=2)
 
 
 class ModelConfig(Section):
