@@ -34,6 +34,7 @@ from edged.errors import (
 from edged.upstream import dns, faults, openai, sse
 from edged.upstream.cooldown import Cooldowns, retry_after_s
 from edged.upstream.openai_parts import Malformed, as_object, parse_json
+from edged.upstream.waits import Waits
 
 _KEEP_ALIVE_S = 30.0
 _SETTLE_S = 2.0  # how long a finished answer waits for its usage
@@ -75,6 +76,7 @@ class UpstreamClient:
         self._cooldowns = Cooldowns()
         self._providers: dict[str, _Provider] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._waits = Waits()
         self.calls = 0
 
     def __repr__(self) -> str:
@@ -84,6 +86,7 @@ class UpstreamClient:
     async def start(self) -> None:
         """Resolve the keys and open the session. Raises: ConfigError naming the upstream."""
         self._providers = {config.name: _provider(config) for config in self._configs}
+        self._waits = Waits()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=_Resolver(self._lookups),
@@ -98,8 +101,9 @@ class UpstreamClient:
         )
 
     async def close(self) -> None:
-        """Close every connection; safe to call twice."""
+        """End every call with an error and close every connection; safe to call twice."""
         session, self._session = self._session, None
+        self._waits.close()
         if session is not None:
             await session.close()
 
@@ -128,7 +132,7 @@ class UpstreamClient:
         try:
             await self._accept(response, provider, call, model)
             decoder = openai.Decoder(request, upstream=upstream, call=call)
-            answer = _Answer(response, decoder, provider.config, first_token_at_s)
+            answer = _Answer(response, decoder, provider.config, self._waits, first_token_at_s)
             while not answer.over:
                 for chunk in await answer.read():
                     yield chunk
@@ -152,7 +156,7 @@ class UpstreamClient:
         self.calls += 1
         failure: UpstreamError
         try:
-            async with asyncio.timeout_at(first_token_at_s):
+            async with self._waits.until(first_token_at_s):
                 return await session.post(
                     config.base_url.rstrip("/") + call.path,
                     data=call.encode(),
@@ -163,7 +167,7 @@ class UpstreamClient:
         except aiohttp.ConnectionTimeoutError:
             failure = _timed_out(config, "connect", config.connect_timeout_s)
         except TimeoutError:
-            failure = _timed_out(config, "first_token", config.first_token_timeout_s)
+            failure = self._waits.why(_timed_out(config, "first_token", config.first_token_timeout_s))
         except (aiohttp.ClientError, OSError) as exc:
             failure = _transport_error(config.name, exc)
         raise failure  # outside the except: a foreign exception may hold our headers, so it is not chained (E07)
@@ -204,11 +208,13 @@ class _Answer:
         response: aiohttp.ClientResponse,
         decoder: openai.Decoder,
         config: UpstreamConfig,
+        waits: Waits,
         first_token_at_s: float,
     ) -> None:
         self._response = response
         self._decoder = decoder
         self._config = config
+        self._waits = waits
         self._first_token_at_s = first_token_at_s
         self._parser = sse.Parser(max_event_bytes=min(sse.MAX_EVENT_BYTES, config.max_response_bytes))
         self._is_json = _is_json(response.headers, config.name)
@@ -286,10 +292,10 @@ class _Answer:
         content = self._response.content
         failure: UpstreamError
         try:
-            async with asyncio.timeout_at(at_s):
+            async with self._waits.until(at_s):
                 return await content.readany()
         except TimeoutError:
-            failure = _timed_out(self._config, deadline, timeout_s)
+            failure = self._waits.why(_timed_out(self._config, deadline, timeout_s))
         except (aiohttp.ClientError, OSError) as exc:
             # A lost connection makes the public readers raise before they hand out what had already come.
             if data := content._read_nowait(-1):  # noqa: SLF001

@@ -168,7 +168,7 @@ def clean_environment(directory: Path, **more):
         k: v for k, v in os.environ.items() if not k.startswith(("EDGED_", "STATE_", "XDG_", "NOTIFY_", "WATCHDOG_"))
     }
     mine = {"XDG_STATE_HOME": str(directory / "state"), "XDG_CONFIG_HOME": str(directory / "config")}
-    return {**kept, **mine, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "0", "HOME": str(directory), **more}
+    return {**kept, **mine, "PYTHONPATH": str(ROOT), "HOME": str(directory), **more}
 
 
 @contextmanager
