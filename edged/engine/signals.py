@@ -33,39 +33,41 @@ class SignalReader:
 
     def read(self, logits: Logits, chosen: int, *, top: int = 0) -> Signal:
         """Signals of token ``chosen`` under ``logits`` (shape: vocabulary). The logits are left as they were."""
-        best = int(logits.argmax())
-        peak = float(logits[best])
+        largest = _largest(logits, max(2, top))
+        peak = float(logits[largest[0]])
+        second = float(logits[largest[1]]) if len(largest) > 1 else -math.inf
+        if not math.isfinite(peak):  # a broken model: no confidence at all
+            return Signal(-_IMPOSSIBLE, 0.0, 0.0, ())
         exp = np.exp(np.subtract(logits, np.float32(peak), out=self._exp), out=self._exp)
         total = float(exp.sum())
-        log_total = float(np.log(total)) + peak
+        log_total = math.log(total) + peak
         with np.errstate(invalid="ignore"):
             mean_logit = float(exp @ logits) / total
         if not math.isfinite(mean_logit):  # 0 x -inf, where some tokens are masked
             mean_logit = float(exp @ np.where(exp > 0, logits, np.float32(0))) / total
         return Signal(
             logprob=_logprob(logits, chosen, log_total),
-            margin=min(_IMPOSSIBLE, peak - _second(logits, best)),
+            margin=min(_IMPOSSIBLE, peak - second),
             entropy=max(0.0, log_total - mean_logit),
-            top=_top(logits, top, log_total),
+            top=tuple((token, _logprob(logits, token, log_total)) for token in largest[:top]),
         )
 
 
-def _second(logits: Logits, best: int) -> float:
-    """The second largest logit; hiding the largest for a moment is much cheaper than a partition."""
-    peak = logits[best]
-    logits[best] = -np.inf
-    second = float(logits.max())
-    logits[best] = peak
-    return second
+def _largest(logits: Logits, count: int) -> list[int]:
+    """The tokens of the largest logits, largest first; masked ones only to have one at all.
 
-
-def _top(logits: Logits, count: int, log_total: float) -> tuple[tuple[int, float], ...]:
-    count = min(count, len(logits))
-    if count == 0:
-        return ()
-    indices = np.argpartition(logits, -count)[-count:]
-    indices = indices[np.argsort(-logits[indices], kind="stable")]
-    return tuple((int(index), _logprob(logits, int(index), log_total)) for index in indices)
+    Hiding one after another is far cheaper than a partition.
+    """
+    hidden: list[tuple[int, np.float32]] = []
+    for _ in range(min(count, len(logits))):
+        best = int(logits.argmax())
+        if hidden and logits[best] == -np.inf:
+            break
+        hidden.append((best, logits[best]))
+        logits[best] = -np.inf
+    for token, logit in reversed(hidden):
+        logits[token] = logit
+    return [token for token, _ in hidden]
 
 
 def _logprob(logits: Logits, token: int, log_total: float) -> float:

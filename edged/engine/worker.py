@@ -151,6 +151,8 @@ class Worker:
                 pieces = self._template.render([_message(turn) for turn in command.turns or ()])
         except TimeLimitExceeded as exc:
             raise TemplateRejected("the model's chat template takes too long on this conversation") from exc
+        except (RecursionError, MemoryError) as exc:
+            raise TemplateRejected("the model's chat template is too deep or too large on this conversation") from exc
         tokens: list[int] = []
         for piece in pieces:
             add_special = not tokens and self._vocabulary.add_bos and not piece.startswith(self._vocabulary.bos_text)

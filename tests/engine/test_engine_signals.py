@@ -43,16 +43,17 @@ def test_a_masked_vocabulary_gives_finite_numbers() -> None:
     assert signal.entropy == pytest.approx(math.log(2), abs=1e-5)
     assert signal.logprob == pytest.approx(-math.log(2), abs=1e-5)
     assert signal.margin == 0
-    assert signal.top[2][1] == signal.top[3][1] == -9999
+    assert [token for token, _ in signal.top] == [3, 4], "a masked token is no candidate"
     assert reader.read(logits, 50).logprob == -9999
 
 
 def test_a_certain_token_has_no_entropy() -> None:
     """One possible token: log-probability and entropy 0, the margin capped."""
     logits = np.full(8, -np.inf, dtype=np.float32)
-    logits[2] = 5
-    signal = SignalReader(8).read(logits, 2)
-    assert (signal.logprob, signal.entropy, signal.margin) == (0, 0, 9999)
+    logits[0] = 5
+    signal = SignalReader(8).read(logits, 0, top=3)
+    assert (signal.logprob, signal.entropy, signal.margin, signal.top) == (0, 0, 9999, ((0, 0.0),))
+    assert logits[0] == 5
 
 
 def test_extreme_logits_do_not_overflow() -> None:
@@ -74,3 +75,12 @@ def test_a_reader_carries_nothing_over() -> None:
     rows = [draw.standard_normal(64).astype(np.float32) for _ in range(5)]
     together = [reader.read(row, 7, top=3) for row in rows]
     assert together == [SignalReader(64).read(row, 7, top=3) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "broken", [[math.nan] * 4, [1.0, math.nan, 2.0, 3.0], [-math.inf] * 4, [math.inf, 1.0, 1.0, 1.0]]
+)
+def test_broken_logits_are_no_confidence(broken: list[float]) -> None:
+    """A model that computes NaN is not trusted, and its numbers never reach a client's JSON."""
+    signal = SignalReader(4).read(np.array(broken, dtype=np.float32), 1, top=2)
+    assert (signal.logprob, signal.margin, signal.entropy, signal.top) == (-9999, 0, 0, ())
