@@ -172,7 +172,8 @@ def _room(group: Path, mapped_bytes: int) -> MemoryAvailable | None:
     """
     limits = [_number(group / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
     limit_bytes = min((limit for limit in limits if limit is not None), default=_NO_LIMIT_BYTES)
-    used_bytes = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes")
+    used = [_number(group / name) for name in ("memory.current", "memory.usage_in_bytes")]
+    used_bytes = next((value for value in used if value is not None), None)
     if limit_bytes >= _NO_LIMIT_BYTES or used_bytes is None:
         return None
     idle_bytes = max(0, _idle_cache_bytes(group) - mapped_bytes)
