@@ -5,6 +5,7 @@ import contextlib
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 from builders import a_config, a_request, a_route
 
 from edged.core import Chunk, Record, Target
@@ -18,6 +19,8 @@ from edged.upstream.client import UpstreamClient
 DAY_S = 86_400.0
 SURE = -0.02
 UNSURE = -6.0
+WORDS = "one two three four five six seven eight"
+STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 
 
 @dataclass
