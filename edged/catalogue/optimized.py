@@ -14,7 +14,6 @@ from typing import Any
 from edged.catalogue.entries import Catalogue, Entry, find, load
 from edged.catalogue.machine import cpu_identity
 from edged.catalogue.store import Store, digest_of, read_record, sync_directory, write_record
-from edged.errors import CatalogueError
 
 
 class Fit(StrEnum):
@@ -142,16 +141,13 @@ def _is_whole(found: Optimized, store: Store, entry: Entry) -> bool:
     return True
 
 
-def verify_optimized(store: Store, entry: Entry) -> None:
-    """Hash the optimized file again, if there is one. Raises: CatalogueError where it is not what was measured."""
+def damaged(store: Store, entry: Entry) -> Optimized | None:
+    """The optimized file, hashed again, where it is no longer what was measured; None where it is, or is not there."""
     found = find_optimized(store, entry)
     if found is None:
-        return
+        return None
     try:
         digest, _ = digest_of(found.path)
     except OSError:
-        digest = ""
-    if digest != found.sha256:
-        raise CatalogueError(
-            f"{entry.name}: the {found.weight_format} weights are damaged: run: edged models optimize {entry.name}"
-        )
+        return found
+    return None if digest == found.sha256 else found

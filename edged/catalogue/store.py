@@ -237,7 +237,7 @@ def digest_of(path: Path) -> tuple[str, os.stat_result]:
         return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path, *, limit_bytes: int = _RECORD_LIMIT_BYTES) -> dict[str, Any] | None:
     """Read one of our small JSON files; None where there is none or it is not one. Never follows a symlink."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -245,7 +245,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
     with os.fdopen(descriptor, "rb") as file:
         try:
-            record = json.loads(file.read(_RECORD_LIMIT_BYTES))
+            record = json.loads(file.read(limit_bytes))
         except (ValueError, RecursionError, OSError):
             return None
     return record if isinstance(record, dict) else None

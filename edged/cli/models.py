@@ -1,4 +1,4 @@
-"""``edged models list | pull | verify | remove``."""
+"""``edged models list | pull | verify | remove | optimize``."""
 
 import argparse
 import json
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edged import catalogue, config
-from edged.catalogue import Entry, Installed, Listener, Pull, State, Store
+from edged.catalogue import Entry, Fit, Installed, Listener, Pull, State, Store, Weights, optimized
+from edged.cli.tables import Columns, plain
 from edged.errors import CatalogueError, ConfigError, EdgedError
 
 _INTERRUPTED = 130
@@ -18,8 +19,8 @@ _LINE_EVERY_PERCENT = 10
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.ArgumentParser) -> None:
     """Register ``models``; ``common`` holds ``--config``, and ``func`` takes the arguments to an exit code."""
-    models = subparsers.add_parser("models", help="list, pull, verify and remove model files")
-    actions = models.add_subparsers(dest="action", required=True, metavar="list|pull|verify|remove")
+    models = subparsers.add_parser("models", help="list, pull, verify, remove and optimize model files")
+    actions = models.add_subparsers(dest="action", required=True, metavar="list|pull|verify|remove|optimize")
     place = argparse.ArgumentParser(add_help=False, parents=[common])
     place.add_argument("--dir", type=Path, help="the models directory (default: models/ in the state directory)")
 
@@ -32,8 +33,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.A
     remove = actions.add_parser("remove", parents=[place], help="delete a model and what is left of its pulls")
     remove.add_argument("name", help="a name from the list")
 
-    for parser, action in ((listing, _list), (pull, _pull), (verify, _verify), (remove, _remove)):
+    best = _optimize_parser(actions, place)
+
+    chosen = ((listing, _list), (pull, _pull), (verify, _verify), (remove, _remove), (best, _optimize))
+    for parser, action in chosen:
         parser.set_defaults(func=run, run_action=action)
+
+
+def _optimize_parser(
+    actions: "argparse._SubParsersAction[Any]", place: argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "optimize",
+        parents=[place],
+        help="find the weight format that suits this CPU",
+        description="Writes the model in other weight formats, measures speed, memory, accuracy and the worth of its "
+        "confidence on this box, and installs the fastest that is not measurably worse beside the published file. "
+        "Interrupted, it goes on where it was.",
+    )
+    parser.add_argument("name", help="a name from the list")
+    parser.add_argument("--quick", action="store_true", help="two formats, few questions, short requests: a first look")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--yes", action="store_true", help="install the choice without asking")
+    parser.add_argument("--revert", action="store_true", help="use the published file again, delete the optimized one")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     store = Store(args.dir)
     used_by = _users(args)
-    rows = [_row(entry, store.status(entry), used_by) for entry in catalogue.load().values()]
+    entries = catalogue.load().values()
+    rows = [_row(entry, store.status(entry), catalogue.in_use(store, entry), used_by) for entry in entries]
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -71,6 +96,8 @@ def _pull(args: argparse.Namespace) -> int:
         with _listener() as listener:
             found = Pull(entry, store, listener).run()
         print(f"{entry.name}: {'already installed' if present else 'installed'}: {found.path}")
+        if not present:
+            _say(f"{entry.name}: another weight format may be faster on this CPU: edged models optimize {entry.name}")
     return 0
 
 
@@ -80,23 +107,32 @@ def _verify(args: argparse.Namespace) -> int:
     present = [entry for entry in names if args.name or store.status(entry).state is not State.MISSING]
     if not present:
         print("no model is installed")
-    bad = [found for found in (store.verify(entry) for entry in present) if not _reported(found)]
+    bad = [entry for entry in present if not _verified(store, entry)]
     return 1 if bad else 0
 
 
-def _reported(found: Installed) -> bool:
-    """Say how one verified model is, on the stream it belongs to."""
-    if found.state is State.INSTALLED:
-        print(f"{found.name}: ok: {found.path}")
-        return True
-    _say(f"{found.name}: {found.state}: run: edged models pull {found.name}")
-    return False
+def _verified(store: Store, entry: Entry) -> bool:
+    """Hash one model's files and say how they are, on the stream it belongs to."""
+    found = store.verify(entry)
+    if found.state is not State.INSTALLED:
+        _say(f"{found.name}: {found.state}: run: edged models pull {found.name}")
+        return False
+    print(f"{found.name}: ok: {found.path}")
+    if damaged := optimized.damaged(store, entry):
+        _say(f"{found.name}: the {damaged.weight_format} weights are damaged: run: edged models optimize {found.name}")
+    return damaged is None
 
 
 def _remove(args: argparse.Namespace) -> int:
     freed_bytes = Store(args.dir).remove(_named(args.name))
     print(f"{args.name}: {f'removed, {_size(freed_bytes)} freed' if freed_bytes else 'was not installed'}")
     return 0
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    from edged.cli import optimize
+
+    return optimize.run(args)
 
 
 # -- what the config says ------------------------------------------------------------------------------------------
@@ -142,7 +178,7 @@ def _config_path(args: argparse.Namespace) -> Path:
 # -- what is printed -----------------------------------------------------------------------------------------------
 
 
-def _row(entry: Entry, found: Installed, used_by: dict[str, list[str]]) -> dict[str, Any]:
+def _row(entry: Entry, found: Installed, weights: Weights, used_by: dict[str, list[str]]) -> dict[str, Any]:
     return {
         "name": entry.name,
         "path": str(found.path),
@@ -153,22 +189,34 @@ def _row(entry: Entry, found: Installed, used_by: dict[str, list[str]]) -> dict[
         "licence": entry.licence,
         "context_tokens": entry.context_tokens,
         "used_by": used_by.get(entry.name, []),
+        "weights": {
+            "format": weights.weight_format,
+            "sha256": weights.sha256,
+            "path": str(weights.path),
+            "optimized": str(weights.fit),
+        },
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = ("NAME", "STATE", "SIZE", "CONTEXT", "LICENCE", "USED BY", "PATH")
-    lines = [header]
-    for row in rows:
-        size = _size(row["bytes"] or row["catalogue_bytes"])
-        used_by = ",".join(row["used_by"]) or "-"
-        lines.append(
-            (row["name"], row["state"], size, str(row["context_tokens"]), row["licence"], used_by, row["path"])
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    header = ("NAME", "STATE", "SIZE", "CONTEXT", "LICENCE", "WEIGHTS", "USED BY", "PATH")
+    return plain(header, [_line(row) for row in rows])
+
+
+def _line(row: dict[str, Any]) -> Columns:
+    size = _size(row["bytes"] or row["catalogue_bytes"])
+    used_by = ",".join(row["used_by"]) or "-"
+    return (
+        *(row["name"], row["state"], size, str(row["context_tokens"]), row["licence"]),
+        *(_weights(row["weights"]), used_by, row["path"]),
     )
+
+
+def _weights(weights: dict[str, str]) -> str:
+    """The format a worker would load with the start of its digest, and why an optimized file is not it."""
+    unused = weights["optimized"] not in (Fit.USED, Fit.NONE)
+    note = f" (optimized: {weights['optimized']})" if unused else ""
+    return f"{weights['format']} {weights['sha256'][:8]}{note}"
 
 
 def _size(size_bytes: int) -> str:

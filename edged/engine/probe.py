@@ -189,7 +189,7 @@ class Probe:
                 return self._opened.score(command)
 
     def _open(self, command: Open) -> Opened:
-        capture_log(lambda _, text: sys.stderr.write(f"{text}\n"))
+        capture_log(_complain)
         started_s = time.perf_counter()
         self._bench = Bench(command)
         load_s = time.perf_counter() - started_s
@@ -211,6 +211,11 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _sequence(slot: int) -> Sequence:
     return Sequence("", 0, "", [], 0, _NO_SAMPLING, 0.0, slot=slot)
+
+
+def _complain(_level: str, text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _sync(path: Path) -> None:
