@@ -104,6 +104,7 @@ async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 
         fields = {"cloud": [f"{name}/scripted-model" for name in names], **route}
         fields.setdefault("hold_tokens", 4)
         config = a_config(routes=[a_route(**fields)], upstreams=upstreams)
+        stack.push_async_callback(_let_accepts_end)
         client = await stack.enter_async_context(UpstreamClient(upstreams))
         cloud = Cloud(config, client, spent_uusd=lambda _: spent_uusd, wall_clock=clock)
         engine = engine or ScriptedEngine()
@@ -112,11 +113,17 @@ async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 
         yield Box(dispatcher, engine, servers, client, cloud, records)
 
 
-def run(main):
+async def _let_accepts_end():
+    """A connection given up while the server was accepting it: a few turns of the loop, and the server can close it."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def run(main, *, within_s=60):
     """Run an async test under a deadline of its own."""
 
     async def bounded():
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(within_s):
             return await main()
 
     return asyncio.run(bounded())

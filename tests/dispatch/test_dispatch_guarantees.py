@@ -69,8 +69,7 @@ def test_no_storm_breaks_a_guarantee(storm, route_locality, release, usd_per_day
                 engine.state = EngineState.DOWN if down else EngineState.READY
                 engine.script(script)
                 for up, reply in zip(box.ups, (first, second), strict=True):
-                    up._queue.clear()
-                    up.reply(reply)
+                    up.default = reply
                 asked.append(a_request(text=f"question{place}", **fields))
                 await _ask_with_patience(box, asked[-1], route_locality)
             await box.at_rest()

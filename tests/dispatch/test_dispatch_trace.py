@@ -86,4 +86,4 @@ def test_durations_come_from_the_monotonic_clock_and_the_label_from_the_wall():
     trace.sent()
     record = trace.record(Status.OK)
     assert record.received_at == 1_700_000_000.0
-    assert 2.0 <= record.ttft_s <= record.total_s < 3.0
+    assert 2.0 <= record.ttft_s <= record.total_s < 30
