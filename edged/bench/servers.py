@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ class Setting:
     context_tokens: int
     slots: int
     threads: int
+    adapt: bool = False  # edged chooses its threads itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,24 @@ class Server:
         return Target(self.name, f"http://127.0.0.1:{self.port}", self.model)
 
 
-def edged(setting: Setting, directory: Path) -> Server:
-    """This project's daemon, local only, with a config of its own in ``directory``."""
+def edged(setting: Setting, directory: Path, models: Sequence[str] = ("bench",)) -> Server:
+    """This project's daemon, local only, with a config of its own in ``directory``; ready when all models are."""
     port = _free_port()
     config = directory / "edged.toml"
+    threads = '"auto"' if setting.adapt else str(setting.threads)
     config.write_text(
         f'[server]\nlisten = "127.0.0.1:{port}"\n'
         f"[ledger]\npath = {json.dumps(str(directory / 'ledger.db'))}\n"
-        f'[[model]]\nname = "bench"\nfile = {json.dumps(str(setting.model))}\nthreads = {setting.threads}\n'
-        f"slots = {setting.slots}\ncontext_tokens = {setting.context_tokens}\n"
-        '[[route]]\nname = "auto"\nlocal = "bench"\n',
+        + "".join(
+            f'[[model]]\nname = "{name}"\nfile = {json.dumps(str(setting.model))}\nthreads = {threads}\n'
+            f"slots = {setting.slots}\ncontext_tokens = {setting.context_tokens}\n"
+            for name in models
+        )
+        + f'[[route]]\nname = "auto"\nlocal = "{models[0]}"\n',
         encoding="utf-8",
     )
     command = (sys.executable, "-m", "edged", "serve", "--config", str(config))
-    return Server("edged", command, port, "/health/ready", "bench")
+    return Server("edged", command, port, "/health/ready", models[0])
 
 
 def llama_cpp_python(setting: Setting, python: str) -> Server:
@@ -111,17 +116,27 @@ def packaged_llama_server(python: str) -> str | None:
 
 @contextmanager
 def running(server: Server, directory: Path, ready_timeout_s: float) -> Iterator[Target]:
-    """The server, from ready to ended. Raises: BenchError with the end of its log where it does not get ready."""
+    """The server's address, from ready to ended."""
+    with process(server, directory, ready_timeout_s) as (target, _):
+        yield target
+
+
+@contextmanager
+def process(server: Server, directory: Path, ready_timeout_s: float) -> Iterator[tuple[Target, int]]:
+    """The server's address and process id, from ready to ended.
+
+    Raises: BenchError with the end of its log where it does not get ready.
+    """
     log = directory / f"{server.name}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a command of ours
+        started = subprocess.Popen(  # noqa: S603 - a command of ours
             server.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=directory
         )
     try:
-        _await_ready(server, process, log, ready_timeout_s)
-        yield server.target
+        _await_ready(server, started, log, ready_timeout_s)
+        yield server.target, started.pid
     finally:
-        _end(process)
+        _end(started)
 
 
 def _await_ready(server: Server, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
