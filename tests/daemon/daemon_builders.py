@@ -79,7 +79,7 @@ class Box:
 
         return until(found)[0]
 
-    def connection(self, *, timeout_s=60.0) -> http.client.HTTPConnection:
+    def connection(self, *, timeout_s=100.0) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
 
     def request(self, method, path, body=None, headers=None):
@@ -101,7 +101,7 @@ class Box:
         status, found, body = self.request("POST", path, json.dumps(a_chat(text, **fields)), headers)
         return status, found, json.loads(body)
 
-    def stream(self, text="Say something.", *, timeout_s=60.0, **fields):
+    def stream(self, text="Say something.", *, timeout_s=100.0, **fields):
         """Begin a streamed answer; read it with ``next_event``."""
         connection = self.connection(timeout_s=timeout_s)
         connection.request("POST", CHAT, json.dumps(a_chat(text, stream=True, **fields)))
