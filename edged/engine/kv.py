@@ -123,10 +123,14 @@ class KvPool:
         return Trim(slot, len(self._slots[slot].tokens))
 
     def drop(self, slot: int) -> tuple[KvOp, ...]:
-        """Forget the slot and its cells together (after a failed decode or a failed removal)."""
+        """Forget the slot and its cells together (after a failed decode or a failed removal).
+
+        The real slot is cleared even if it is not known to hold anything: a failed decode may have left cells behind.
+        """
         state = self._slots[slot]
         state.busy, state.reserved_tokens = False, 0
-        return self._trim(slot, 0)
+        self._trim(slot, 0)
+        return (Trim(slot, 0),)
 
     def forget_parked(self) -> tuple[KvOp, ...]:
         """Give back every cell that no running sequence needs."""

@@ -124,10 +124,14 @@ class Scheduler:
         return self._remove(doomed.__contains__, keep_cells=False)
 
     def drop_slot(self, slot: int) -> None:
-        """The real cache refused a removal: forget the slot; a sequence in it starts over."""
+        """The real cache refused a removal: forget the slot; a sequence in it, or that may build on it, starts over."""
         self._ops += self._pool.drop(slot)
-        if self._prefilling and self._prefilling.slot == slot:
-            self._restart(self._prefilling)
+        sequence = self._prefilling
+        if sequence and sequence.slot is not None and sequence.slot != slot and sequence.has_only_cached:
+            self._ops += self._pool.drop(sequence.slot)
+            self._restart(sequence)
+        elif sequence and sequence.slot == slot:
+            self._restart(sequence)
 
     def forget_parked(self) -> None:
         """Give back every cell no running sequence needs."""

@@ -41,6 +41,11 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def has_only_cached(self) -> bool:
+        """Whether nothing of it has been computed yet beyond what it found in the cache."""
+        return self.computed == self.cached_tokens
+
+    @property
     def total_tokens(self) -> int:
         """The most cells this sequence can come to hold."""
         return self.prompt_tokens + self.params.max_tokens

@@ -149,12 +149,20 @@ class FakeRunner:
         self.steps.put(tuple(rows))
         while not self._gate.wait(_POLL_S):
             if self._abort.is_set():
-                return _ABORTED
+                return self._fail(rows, _ABORTED)
         if self._abort.is_set():
-            return _ABORTED
+            return self._fail(rows, _ABORTED)
         if self.faults and (status := self.faults.pop(0)):
-            return status
+            return self._fail(rows, status)
         return self._compute(rows)
+
+    def _fail(self, rows: Sequence[Row], status: int) -> int:
+        """A step that fails half way leaves cells behind, as llama.cpp may."""
+        if status != _NO_SPACE:
+            for row in rows:
+                assert row.sequence.slot is not None
+                self.cache.write(row.sequence.slot, row.start, row.tokens[: len(row.tokens) // 2 + 1])
+        return status
 
     def _compute(self, rows: Sequence[Row]) -> int:
         self._contexts = []

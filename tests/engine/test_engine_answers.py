@@ -299,10 +299,10 @@ def test_nobody_hears_another_ones_secret(engine_runs) -> None:
             text = f"The secret word is {secret}. The secret word is {secret}. I repeat, the secret word is"
             return await ask(engine, raw(text), max_tokens=6)
 
-        for _ in range(2):
-            answers = await asyncio.gather(*map(repeat, secrets))
-            assert sum(secret[:3] in said for secret, said in zip(secrets, answers, strict=True)) >= 12
-            for secret, said in zip(secrets, answers, strict=True):
+        for clients in (secrets, secrets[8:]):
+            answers = await asyncio.gather(*map(repeat, clients))
+            assert sum(secret[:3] in said for secret, said in zip(clients, answers, strict=True)) >= 0.7 * len(clients)
+            for secret, said in zip(clients, answers, strict=True):
                 assert not any(other[:3] in said for other in secrets if other != secret)
 
     engine_runs(rule)
