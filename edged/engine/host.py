@@ -20,7 +20,7 @@ from edged.core import (
     Request,
     Usage,
 )
-from edged.engine import translate
+from edged.engine import gguf, memory, translate
 from edged.engine.process import WorkerProcess
 from edged.engine.protocol import (
     Branch,
@@ -289,7 +289,9 @@ class Engine:
         """One worker's life; returns why it ended, or why it could not begin."""
         try:
             path = await asyncio.to_thread(self._locate)
-            self._worker = await WorkerProcess.spawn(self._load(path), self._on_event)
+            load = self._load(path)
+            await asyncio.to_thread(self._vet, load)
+            self._worker = await WorkerProcess.spawn(load, self._on_event)
         except EdgedError as exc:
             return exc.message
         except OSError as exc:
@@ -301,6 +303,17 @@ class Engine:
         finally:
             deadline.cancel()
             self._worker, self._stats = None, None
+
+    def _vet(self, load: Load) -> None:
+        """Look at the file before any worker maps it. Raises: ModelFileRejected, OutOfMemory."""
+        need = memory.estimate(
+            self.config.name,
+            gguf.inspect(Path(load.path)),
+            pool_tokens=load.pool_tokens,
+            sequences=load.sequences,
+            batch_tokens=load.batch_tokens,
+        )
+        memory.check(need, memory.available())
 
     def _load(self, path: Path) -> Load:
         config = self.config

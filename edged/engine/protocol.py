@@ -10,6 +10,7 @@ import msgspec
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 HEADER = struct.Struct(">I")
+_MIN_BATCH_TOKENS = 512
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -52,6 +53,17 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     threads: int
     gpu_layers: int
     prefill_chunk_tokens: int
+
+    @property
+    def sequences(self) -> int:
+        """Twice the slots: finished prefixes stay in the spare ones."""
+        return 2 * self.slots
+
+    @property
+    def batch_tokens(self) -> int:
+        """The most tokens of one step: a prompt alone, or a chunk of one beside every running answer."""
+        return max(_MIN_BATCH_TOKENS, self.prefill_chunk_tokens) + self.slots
+
     kv_format: str = "f16"
 
 

@@ -23,7 +23,6 @@ DECODE_OK = 0
 DECODE_NO_SPACE = 1
 DECODE_ABORTED = 2
 
-_MIN_BATCH_TOKENS = 512
 _FIRST_PIECE_BYTES = 64
 _LOG_LEVEL_ERROR = 4
 _KV_FORMATS = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
@@ -126,7 +125,7 @@ class Runner:
         llama.llama_backend_init()
         self._model = _load_model(load)
         self.vocabulary = Vocabulary(self._model)
-        self.batch_tokens = max(_MIN_BATCH_TOKENS, load.prefill_chunk_tokens) + load.slots
+        self.batch_tokens = load.batch_tokens
         self._context = self._new_context(load, sequences)
         self._memory = llama.llama_get_memory(self._context)
         self._vocab_tokens = self.vocabulary.size_tokens

@@ -103,7 +103,7 @@ class Worker:
         started_s = time.monotonic()
         self._loading = True
         try:
-            runner = Runner(load, sequences=2 * load.slots)
+            runner = Runner(load, sequences=load.sequences)
             template, note = _template(runner.vocabulary)
         except EdgedError as exc:
             self._channel.send(LoadFailed(exc.message))
@@ -112,7 +112,7 @@ class Worker:
             self._loading = False
         self._template = template
         self._vocabulary = runner.vocabulary
-        pool = KvPool(slots=2 * load.slots, cells=load.pool_tokens, shares=runner.shares_prefixes)
+        pool = KvPool(slots=load.sequences, cells=load.pool_tokens, shares=runner.shares_prefixes)
         self._pool = pool
         self._loop = DecodeLoop(
             runner, pool, slots=load.slots, chunk_tokens=load.prefill_chunk_tokens, publish=self._channel.send
