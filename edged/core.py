@@ -108,6 +108,64 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call; ``parameters_json`` is the JSON schema of its arguments.
+
+    ``strict`` is None where the client did not say.
+    """
+
+    name: str
+    description: str | None = None
+    parameters_json: str | None = None
+    strict: bool | None = None
+
+
+class ToolMode(StrEnum):
+    """Whether the model may, must or must not call a function."""
+
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """``name`` is the function to call, with NAMED only."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str | None = None
+
+
+class OutputKind(StrEnum):
+    """The form an answer must have."""
+
+    TEXT = "text"
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """``definition`` is the JSON schema, the regular expression or the GBNF grammar; a schema also has a ``name``.
+
+    ``strict`` is None where the client did not say.
+    """
+
+    kind: OutputKind = OutputKind.TEXT
+    definition: str = ""
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None
+
+    @property
+    def is_json(self) -> bool:
+        return self.kind in (OutputKind.JSON_OBJECT, OutputKind.JSON_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. ``text`` is the joined text parts; None only on an assistant turn that holds tool calls."""
 
@@ -175,9 +233,20 @@ class Request:
     n: int = 1
     top_logprobs: int | None = None
     stream: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    output: OutputFormat = field(default_factory=OutputFormat)
     limits: Limits = field(default_factory=Limits)
     tenant: str = ""
     api: str = "openai"
+
+    @property
+    def tool_mode(self) -> ToolMode:
+        """What ``tool_choice`` comes to: without tools nothing can be called, with them the model decides."""
+        if not self.tools:
+            return ToolMode.NONE
+        return self.tool_choice.mode if self.tool_choice else ToolMode.AUTO
 
 
 # -- the answer ------------------------------------------------------------------------------------------------------
@@ -188,7 +257,8 @@ class Token:
     """One generated token and what the unmodified distribution said of it.
 
     ``logprob`` and ``entropy`` are in nats, ``margin`` is the difference of the two largest log-probabilities;
-    ``top`` holds the most likely pieces with their log-probabilities, most likely first.
+    ``top`` holds the most likely pieces with their log-probabilities, most likely first. ``allowed`` is the probability
+    of all tokens that a constraint on the answer left to choose from; None where there was no constraint.
     """
 
     piece: bytes
@@ -197,6 +267,20 @@ class Token:
     entropy: float | None = None
     top: tuple[tuple[bytes, float], ...] = ()
     id: int | None = None
+    allowed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """News of one function call of a choice. ``index`` counts the choice's calls from 0.
+
+    ``id`` and ``name`` come with the call's first delta only; the ``arguments`` of all of them join to JSON.
+    """
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +311,8 @@ class Timings:
 class Chunk:
     """A piece of one choice's answer. ``finish`` is set on each choice's last chunk, ``usage`` on the very last one.
 
-    ``tokens`` are those whose text is in ``text`` or still held back as a possible stop string.
+    ``tokens`` are those whose text is in ``text`` or ``tool_calls``, or still held back as a possible stop string or as
+    the markup of a call.
     """
 
     choice: int = 0
@@ -238,6 +323,7 @@ class Chunk:
     timings: Timings | None = None
     cost_uusd: int | None = None
     model: str | None = None
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 class Backend(Protocol):

@@ -4,6 +4,7 @@ Sandboxed and immutable, no attribute reaches Python's internals, multiplication
 bounded by the caller (a template can loop without a call we could intercept).
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,8 +13,9 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from edged.chat import toolformats
 from edged.chat.shield import ControlTexts, Shield
-from edged.core import Message, Role
+from edged.core import Message, Role, Tool, ToolCall
 from edged.errors import TemplateRejected
 
 MAX_PROMPT_CHARS = 8_000_000
@@ -49,6 +51,7 @@ class ChatTemplate:
         if len(source) > MAX_TEMPLATE_CHARS:
             raise TemplateRejected(f"the model's chat template is longer than {MAX_TEMPLATE_CHARS} characters")
         self._control = ControlTexts(control_texts)
+        self.tool_format = toolformats.detect(source)
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
         environment.globals |= {
             "raise_exception": _raise_exception,
@@ -56,33 +59,36 @@ class ChatTemplate:
             "bos_token": bos,
             "eos_token": eos,
         }
+        environment.filters["tojson"] = _to_json
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as exc:
             raise TemplateRejected(f"the model's chat template does not compile: {exc.message}") from exc
 
-    def render(self, messages: Sequence[Message]) -> tuple[str, ...]:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[str, ...]:
         """The prompt as pieces to tokenize one by one, special tokens on (see ``shield``).
 
-        A conversation the template refuses is tried once more with the system text folded into the first user turn
-        and neighbouring turns of one role joined.
+        Tools a template knows nothing of are shown as text. A conversation the template refuses is tried once more
+        with the system text folded into the first user turn and neighbouring turns of one role joined.
 
         Raises: TemplateRejected.
         """
+        messages = toolformats.shown(self.tool_format, messages, tools)
         try:
-            return self._render(messages)
+            return self._render(messages, tools)
         except TemplateRejected:
             folded = fold(messages)
             if folded == tuple(messages):
                 raise
-            return self._render(folded)
+            return self._render(folded, tools)
 
-    def _render(self, messages: Sequence[Message]) -> tuple[str, ...]:
-        shield = Shield(self._control, _texts(messages))
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, ...]:
+        shown_tools = [toolformats.as_json(tool) for tool in tools] if self.tool_format.is_native else []
+        shield = Shield(self._control, [*_texts(messages), json.dumps(shown_tools, ensure_ascii=False)])
         context = {
             "messages": [_template_message(message, shield.protect) for message in messages],
             "add_generation_prompt": True,
-            "tools": None,
+            "tools": _protected(shown_tools, shield.protect) or None,
             "documents": None,
         }
         return shield.pieces(self._bounded(context))
@@ -122,11 +128,38 @@ def _template_message(message: Message, protect: Callable[[str], str]) -> dict[s
             {
                 "id": protect(call.id),
                 "type": "function",
-                "function": {"name": protect(call.name), "arguments": protect(call.arguments)},
+                "function": {"name": protect(call.name), "arguments": _arguments(call, protect)},
             }
             for call in message.tool_calls
         ]
     return entry
+
+
+def _arguments(call: ToolCall, protect: Callable[[str], str]) -> Any:
+    """The arguments as the object most templates expect; as they are where they are none."""
+    try:
+        arguments = json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        return protect(call.arguments)
+    return _protected(arguments, protect) if isinstance(arguments, dict) else protect(call.arguments)
+
+
+def _protected(value: Any, protect: Callable[[str], str]) -> Any:
+    """A JSON value with every text in it protected; its depth was bounded at the door."""
+    match value:
+        case str():
+            return protect(value)
+        case list():
+            return [_protected(item, protect) for item in value]
+        case dict():
+            return {protect(key): _protected(item, protect) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _to_json(value: Any, indent: int | None = None, **_: object) -> str:
+    """The filter templates are written for: plain JSON, where Jinja's own escapes it for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def fold(messages: Sequence[Message]) -> tuple[Message, ...]:
