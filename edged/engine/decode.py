@@ -3,24 +3,27 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
-from edged.chat.text import TextAssembler
 from edged.core import FinishReason
+from edged.engine.answer import AnswerText, Said
+from edged.engine.form import Constraint, ConstraintFailed
 from edged.engine.kv import KvOp, KvPool, Trim
-from edged.engine.protocol import Emission, Event, LogLine, Params, Refused, Stats, StepDone, TokenRow
+from edged.engine.protocol import CallRow, Emission, Event, LogLine, Params, Refused, Stats, StepDone, TokenRow
 from edged.engine.rates import Rates
 from edged.engine.runner import DECODE_ABORTED, DECODE_NO_SPACE, DECODE_OK, Runner, Sampler
 from edged.engine.scheduler import Plan, Row, Scheduler
 from edged.engine.sequence import Sequence
-from edged.engine.signals import SignalReader
+from edged.engine.signals import Signal, SignalReader
 
 STEP_TARGET_S = 0.15
 """A prompt's chunk is sized so that a step with it lasts about this long: the gap its neighbours' readers see."""
 
+_IMPOSSIBLE = np.float32(-np.inf)
 _FIRST_CHUNK_TOKENS = 64
 _MIN_CHUNK_TOKENS = 32
 
@@ -57,8 +60,10 @@ Posted = Add | Drop | Threads | Stop
 class _Choice:
     """What a sequence needs beyond the scheduler's view."""
 
-    assembler: TextAssembler
+    answer: AnswerText
     sampler: Sampler
+    constraint: Constraint | None = None
+    markup: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +185,7 @@ class DecodeLoop:
         match command:
             case Add(sequences):
                 self._applied += _Queued.of(command)
-                for sequence in sequences:
-                    self._choices[sequence] = self._new_choice(sequence)
-                    self._scheduler.add(sequence)
+                self._add(sequences)
             case Drop(request_id):
                 self._cancelled.discard(request_id)
                 for sequence in self._scheduler.cancel(request_id):
@@ -233,39 +236,80 @@ class DecodeLoop:
 
     def _advance(self, plan: Plan) -> None:
         self._scheduler.complete(plan)
-        emissions = tuple(self._emit(i, row) for i, row in enumerate(plan.rows) if row.wants_logits)
+        rows = [(i, row) for i, row in enumerate(plan.rows) if row.wants_logits]
+        emissions = [emission for i, row in rows if (emission := self._emit_or_refuse(i, row)) is not None]
         if emissions:
-            self._publish(StepDone(emissions))
+            self._publish(StepDone(tuple(emissions)))
+
+    def _emit_or_refuse(self, index: int, row: Row) -> Emission | None:
+        """A constraint that fails ends its own request and nobody else's."""
+        if row.sequence not in self._choices:
+            return None  # a sibling's failure ended it in this very step
+        try:
+            return self._emit(index, row)
+        except ConstraintFailed as exc:
+            self._refuse(row.sequence.id, exc)
+            return None
+
+    def _refuse(self, request_id: str, why: ConstraintFailed) -> None:
+        for sequence in self._scheduler.cancel(request_id):
+            self._close(sequence)
+        self._publish(Refused(request_id, "engine_error", f"the answer could not be kept to its form: {why}"))
 
     def _emit(self, index: int, row: Row) -> Emission:
         """Choose the row's next token and say what it adds to the answer."""
         sequence, choice = row.sequence, self._choices[row.sequence]
-        token = self._runner.sample(choice.sampler, index)
+        token, signal = self._choose(index, choice, sequence.params)
         now_s = time.monotonic()
         if sequence.first_token_s is None:
             sequence.first_token_s = now_s
         sequence.tokens.append(token)
         ended = self._runner.vocabulary.is_end(token)
-        scan = choice.assembler.feed(b"" if ended else self._runner.vocabulary.piece(token))
-        text, finish = scan.text, FinishReason.STOP if ended or scan.stopped else None
+        said = choice.answer.feed(b"" if ended else self._piece(choice, token))
+        finish = FinishReason.STOP if ended or said.stopped or self._completes(choice, token, ended=ended) else None
         if finish is None and sequence.is_full:
             finish = FinishReason.LENGTH
+        tokens = () if ended else (self._token_row(token, signal),)
         if finish is None:
-            return Emission(sequence.id, sequence.choice, text, (self._token_row(index, token, sequence.params),))
-        if not scan.stopped:
-            last = choice.assembler.finish()
-            text, finish = text + last.text, FinishReason.STOP if last.stopped else finish
-        tokens = () if ended else (self._token_row(index, token, sequence.params),)
-        return self._finish(sequence, text, tokens, finish, now_s)
+            return Emission(sequence.id, sequence.choice, said.text, tokens, tool_calls=_call_rows(said))
+        if not said.stopped:
+            last = choice.answer.finish()
+            said = Said(said.text + last.text, (*said.calls, *last.calls))
+            finish = FinishReason.STOP if last.stopped else finish
+        if finish is FinishReason.STOP and choice.answer.calls:
+            finish = FinishReason.TOOL_CALLS
+        return self._finish(sequence, said, tokens, finish, now_s)
 
-    def _token_row(self, index: int, token: int, params: Params) -> TokenRow:
-        signal = self._signals.read(self._runner.logits(index), token, top=params.top_logprobs)
+    def _choose(self, index: int, choice: _Choice, params: Params) -> tuple[int, Signal]:
+        """The next token, and what the distribution said before any mask touched it. Raises: ConstraintFailed."""
+        mask = choice.constraint.mask() if choice.constraint else None
+        logits = self._runner.logits(index)
+        look = self._signals.look(logits, top=params.top_logprobs, mask=mask)
+        if mask is not None:
+            np.copyto(logits, _IMPOSSIBLE, where=~mask)
+        token = self._runner.sample(choice.sampler, index)
+        return token, look.chosen(logits, token)
+
+    def _completes(self, choice: _Choice, token: int, *, ended: bool) -> bool:
+        """Tell the constraint what was chosen; whether nothing may follow. Raises: ConstraintFailed."""
+        if choice.constraint is None or ended:
+            return False
+        choice.constraint.accept(token)
+        if choice.constraint.complete:
+            return True
+        choice.constraint.prepare()
+        return False
+
+    def _piece(self, choice: _Choice, token: int) -> bytes:
+        return choice.markup.get(token) or self._runner.vocabulary.piece(token)
+
+    def _token_row(self, token: int, signal: Signal) -> TokenRow:
         piece = self._runner.vocabulary.piece
         top = tuple((piece(candidate), logprob) for candidate, logprob in signal.top)
-        return TokenRow(token, piece(token), signal.logprob, signal.margin, signal.entropy, top)
+        return TokenRow(token, piece(token), signal.logprob, signal.margin, signal.entropy, top, signal.allowed)
 
     def _finish(
-        self, sequence: Sequence, text: str, tokens: tuple[TokenRow, ...], finish: FinishReason, now_s: float
+        self, sequence: Sequence, said: Said, tokens: tuple[TokenRow, ...], finish: FinishReason, now_s: float
     ) -> Emission:
         self._scheduler.finish(sequence)
         self._close(sequence)
@@ -274,7 +318,7 @@ class DecodeLoop:
         return Emission(
             id=sequence.id,
             choice=sequence.choice,
-            text=text,
+            text=said.text,
             tokens=tokens,
             finish=finish.value,
             prompt_tokens=sequence.prompt_tokens,
@@ -283,6 +327,7 @@ class DecodeLoop:
             queue_s=sequence.admitted_s - sequence.submitted_s,
             prefill_s=sequence.first_token_s - sequence.admitted_s,
             decode_s=now_s - sequence.first_token_s,
+            tool_calls=_call_rows(said),
         )
 
     def _recover(self, plan: Plan, status: int) -> None:
@@ -302,13 +347,36 @@ class DecodeLoop:
                 self._close(sibling)
             self._publish(Refused(request_id, "engine_error", f"the engine failed a step (status {status})"))
 
+    def _add(self, sequences: tuple[Sequence, ...]) -> None:
+        try:
+            choices = {sequence: self._new_choice(sequence) for sequence in sequences}
+        except ConstraintFailed as exc:
+            self._refuse(sequences[0].id, exc)
+            return
+        self._choices |= choices
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
     def _new_choice(self, sequence: Sequence) -> _Choice:
-        choice = _Choice(TextAssembler(sequence.params.stop), self._runner.sampler(sequence.params))
+        """Its parts, brought up to what an earlier try generated. Raises: ConstraintFailed."""
+        blueprint, stops = sequence.blueprint, sequence.params.stop
+        parser = blueprint.parser() if blueprint else None
+        constraint = blueprint.constraint() if blueprint else None
+        markup = blueprint.markup if blueprint else {}
+        choice = _Choice(AnswerText(stops, parser), self._runner.sampler(sequence.params), constraint, markup)
         for token in sequence.tokens[sequence.prompt_tokens :]:
-            choice.assembler.feed(self._runner.vocabulary.piece(token))
+            choice.answer.feed(self._piece(choice, token))
             choice.sampler.accept(token)
+            if constraint:
+                constraint.accept(token)
+        if constraint:
+            constraint.prepare()
         return choice
 
     def _close(self, sequence: Sequence) -> None:
         if choice := self._choices.pop(sequence, None):
             choice.sampler.close()
+
+
+def _call_rows(said: Said) -> tuple[CallRow, ...]:
+    return tuple(CallRow(call.index, call.id, call.name, call.arguments) for call in said.calls)

@@ -168,7 +168,7 @@ class Engine:
             self._check_context(request, prepared.prompt_tokens)
         except InvalidRequest as exc:
             self.release(request.id)
-            exc.param = translate.input_param(request)
+            exc.param = exc.param or translate.input_param(request)
             raise
         except BaseException:
             self.release(request.id)

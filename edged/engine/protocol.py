@@ -40,6 +40,29 @@ class Turn(msgspec.Struct, frozen=True):
     tool_call_id: str | None = None
 
 
+class ToolRow(msgspec.Struct, frozen=True):
+    """A function the model may call, as ``core.Tool``."""
+
+    name: str
+    description: str | None
+    parameters_json: str | None
+    strict: bool
+
+
+class Form(msgspec.Struct, frozen=True):
+    """The form an answer must have: calls of ``tools``, and text of ``kind`` (see ``core.OutputFormat``).
+
+    ``mode`` is a ``core.ToolMode``; with "named" the function called is the only one.
+    """
+
+    tools: tuple[ToolRow, ...] = ()
+    mode: str = "none"
+    parallel: bool = True
+    kind: str = "text"
+    definition: str = ""
+    strict: bool = False
+
+
 # -- commands: daemon to worker --------------------------------------------------------------------------------------
 
 
@@ -75,6 +98,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     turns: tuple[Turn, ...] | None = None
     text: str | None = None
     tokens: tuple[int, ...] | None = None
+    form: Form | None = None
 
 
 class Branch(msgspec.Struct, frozen=True, array_like=True):
@@ -148,15 +172,22 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """A prompt could not be prepared, or a choice could not go on; ``code`` is an ``errors`` code."""
+    """A prompt could not be prepared, or a choice could not go on; ``code`` is an ``errors`` code.
+
+    ``param`` names the field at fault where it is not the prompt.
+    """
 
     id: str
     code: str
     message: str
+    param: str | None = None
 
 
 class TokenRow(msgspec.Struct, frozen=True, array_like=True):
-    """One generated token: id, piece, and what the unmodified distribution said (nats)."""
+    """One generated token: id, piece, and what the unmodified distribution said (nats).
+
+    ``allowed`` is the probability a constraint left to choose from, None without one.
+    """
 
     id: int
     piece: bytes
@@ -164,6 +195,16 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     margin: float
     entropy: float
     top: tuple[tuple[bytes, float], ...]
+    allowed: float | None = None
+
+
+class CallRow(msgspec.Struct, frozen=True, array_like=True):
+    """News of one function call, as ``core.ToolCallDelta``."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
 
 
 class Emission(msgspec.Struct, frozen=True, array_like=True):
@@ -180,6 +221,7 @@ class Emission(msgspec.Struct, frozen=True, array_like=True):
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    tool_calls: tuple[CallRow, ...] = ()
 
 
 class StepDone(msgspec.Struct, frozen=True, tag=True):

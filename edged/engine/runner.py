@@ -76,6 +76,14 @@ class Vocabulary:
     def eos_text(self) -> str:
         return self._text(llama.llama_vocab_eos(self._vocab))
 
+    @property
+    def handle(self) -> object:
+        """llama.cpp's own pointer, for libraries that read its vocabulary."""
+        return self._vocab
+
+    def end_tokens(self) -> list[int]:
+        return [token for token in range(self.size_tokens) if self.is_end(token)]
+
     def control_texts(self) -> tuple[str, ...]:
         """The texts of all control tokens."""
         ids = range(self.size_tokens)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from edged.engine.form import Blueprint
 from edged.engine.protocol import Params
 
 
@@ -10,6 +11,7 @@ class Sequence:
     """Counters and tokens; everything else is derived. ``tokens`` is the prompt, then what was generated.
 
     The last ``len(tokens) - computed`` tokens are not in the KV cache yet. Times are monotonic seconds.
+    ``blueprint`` is the form the answer has to keep, if any.
     """
 
     id: str
@@ -24,6 +26,7 @@ class Sequence:
     cached_tokens: int = 0
     admitted_s: float | None = None
     first_token_s: float | None = None
+    blueprint: Blueprint | None = None
 
     def __repr__(self) -> str:
         return (

@@ -11,13 +11,17 @@ from edged.core import (
     EngineState,
     FinishReason,
     Message,
+    OutputKind,
     Request,
     Timings,
     Token,
+    Tool,
+    ToolCallDelta,
+    ToolMode,
     Usage,
 )
-from edged.engine.protocol import Emission, Params, Prepare, Refused, Stats, TokenRow, Turn
-from edged.errors import ContextOverflow, EdgedError, EngineError, InvalidRequest, TemplateRejected
+from edged.engine.protocol import Emission, Form, Params, Prepare, Refused, Stats, TokenRow, ToolRow, Turn
+from edged.errors import ContextOverflow, EdgedError, EngineError, InvalidRequest, TemplateRejected, Unsupported
 
 T = TypeVar("T")
 
@@ -66,12 +70,35 @@ def _first(asked: T | None, default: T) -> T:
 
 
 def prepare(request: Request) -> Prepare:
+    form = _form(request)
     if isinstance(request.input, Chat):
-        return Prepare(request.id, request.tenant, turns=tuple(_turn(m) for m in request.input.messages))
+        turns = tuple(_turn(m) for m in request.input.messages)
+        return Prepare(request.id, request.tenant, turns=turns, form=form)
     prompt = request.input.prompt
     if isinstance(prompt, str):
-        return Prepare(request.id, request.tenant, text=prompt)
-    return Prepare(request.id, request.tenant, tokens=prompt)
+        return Prepare(request.id, request.tenant, text=prompt, form=form)
+    return Prepare(request.id, request.tenant, tokens=prompt, form=form)
+
+
+def _form(request: Request) -> Form | None:
+    """What the answer must keep to; None for text that may be anything."""
+    mode, output = request.tool_mode, request.output
+    if mode is ToolMode.NONE and output.kind is OutputKind.TEXT:
+        return None
+    named = request.tool_choice.name if request.tool_choice else None
+    tools = [tool for tool in request.tools if mode is not ToolMode.NAMED or tool.name == named]
+    return Form(
+        tools=tuple(_tool(tool) for tool in tools) if mode is not ToolMode.NONE else (),
+        mode=mode.value,
+        parallel=request.parallel_tool_calls is not False and mode is not ToolMode.NAMED,
+        kind=output.kind.value,
+        definition=output.definition,
+        strict=bool(output.strict),
+    )
+
+
+def _tool(tool: Tool) -> ToolRow:
+    return ToolRow(tool.name, tool.description, tool.parameters_json, strict=bool(tool.strict))
 
 
 def _turn(message: Message) -> Turn:
@@ -89,11 +116,20 @@ def chunk(emission: Emission, usage: Usage | None) -> Chunk:
         finish=finish,
         usage=usage,
         timings=timings if finish else None,
+        tool_calls=tuple(ToolCallDelta(row.index, row.id, row.name, row.arguments) for row in emission.tool_calls),
     )
 
 
 def _token(row: TokenRow) -> Token:
-    return Token(row.piece, row.logprob, margin=row.margin, entropy=row.entropy, top=row.top, id=row.id)
+    return Token(
+        row.piece,
+        row.logprob,
+        margin=row.margin,
+        entropy=row.entropy,
+        top=row.top,
+        id=row.id,
+        allowed=row.allowed,
+    )
 
 
 def add(usage: Usage, emission: Emission) -> Usage:
@@ -110,9 +146,10 @@ def error(refused: Refused) -> EdgedError:
         TemplateRejected.code: TemplateRejected,
         ContextOverflow.code: ContextOverflow,
         InvalidRequest.code: InvalidRequest,
+        Unsupported.code: Unsupported,
     }
     kind = kinds.get(refused.code, EngineError)
-    return kind(refused.message)
+    return kind(refused.message, param=refused.param)
 
 
 def snapshot(config: ModelConfig, state: EngineState, stats: Stats | None) -> EngineSnapshot:

@@ -14,19 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edged.chat.templates import CHATML, ChatTemplate
-from edged.core import Message, Role, ToolCall
+from edged.core import Message, Role, Tool, ToolCall
 from edged.engine.channel import Channel
+from edged.engine.compiler import Compiler
 from edged.engine.decode import Add, DecodeLoop, Drop, Threads
+from edged.engine.form import Blueprint
 from edged.engine.kv import KvPool
 from edged.engine.limits import TimeLimitExceeded, time_limit
 from edged.engine.protocol import (
     Cancel,
     Command,
+    Form,
     Heartbeat,
     Load,
     Loaded,
@@ -52,12 +56,21 @@ _OOM_SCORE = "500"
 _EXIT_FAULT = 70
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """What Submit will need of what Prepare made."""
+
+    tenant: str
+    tokens: list[int]
+    blueprint: Blueprint | None
+
+
 class Worker:
     """The control thread."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._prompts: dict[str, tuple[str, list[int]]] = {}
+        self._prompts: dict[str, _Prompt] = {}
         self._command_started_s: float | None = None
         self._loop: DecodeLoop | None = None
         self._loading = False
@@ -112,6 +125,7 @@ class Worker:
             self._loading = False
         self._template = template
         self._vocabulary = runner.vocabulary
+        self._compiler = Compiler(runner.vocabulary, template.tool_format)
         pool = KvPool(slots=load.sequences, cells=load.pool_tokens, shares=runner.shares_prefixes)
         self._pool = pool
         self._loop = DecodeLoop(
@@ -130,14 +144,15 @@ class Worker:
 
     def _prepare(self, command: Prepare) -> None:
         try:
+            blueprint = self._compiler.compile(command.form) if command.form else None
             tokens = self._tokens(command)
         except EdgedError as exc:
-            self._channel.send(Refused(command.id, exc.code, exc.message))
+            self._channel.send(Refused(command.id, exc.code, exc.message, exc.param))
             return
         if not tokens:
             self._channel.send(Refused(command.id, "invalid_request", "the prompt is empty"))
             return
-        self._prompts[command.id] = (command.tenant, tokens)
+        self._prompts[command.id] = _Prompt(command.tenant, tokens, blueprint)
         cached_tokens = self._pool.cached_prefix(tokens, command.tenant)
         self._channel.send(Prepared(command.id, len(tokens), cached_tokens, self._loaded.stats))
 
@@ -148,7 +163,7 @@ class Worker:
             return self._vocabulary.tokenize(command.text, add_special=True, parse_special=False)
         try:
             with time_limit(TEMPLATE_TIME_LIMIT_S):
-                pieces = self._template.render([_message(turn) for turn in command.turns or ()])
+                pieces = self._template.render([_message(turn) for turn in command.turns or ()], _tools(command.form))
         except TimeLimitExceeded as exc:
             raise TemplateRejected("the model's chat template takes too long on this conversation") from exc
         except (RecursionError, MemoryError) as exc:
@@ -163,7 +178,7 @@ class Worker:
         prompt = self._prompts.pop(command.id, None)
         if prompt is None:
             return  # cancelled meanwhile
-        tenant, tokens = prompt
+        tokens = prompt.tokens
         if len(tokens) + command.params.max_tokens > self._pool.cells:
             text = f"prompt and answer need more than the {self._pool.cells} tokens of the KV pool"
             self._channel.send(Refused(command.id, ContextOverflow.code, text))
@@ -173,7 +188,8 @@ class Worker:
             Sequence(
                 id=command.id,
                 choice=branch.choice,
-                tenant=tenant,
+                tenant=prompt.tenant,
+                blueprint=prompt.blueprint,
                 tokens=[*tokens, *branch.generated],
                 prompt_tokens=len(tokens),
                 params=_of_choice(command.params, branch.choice),
@@ -236,6 +252,10 @@ def _of_choice(params: Params, choice: int) -> Params:
 def _message(turn: Turn) -> Message:
     calls = tuple(ToolCall(*call) for call in turn.tool_calls)
     return Message(Role(turn.role), turn.text, turn.name, calls, turn.tool_call_id)
+
+
+def _tools(form: Form | None) -> list[Tool]:
+    return [Tool(row.name, row.description, row.parameters_json, row.strict) for row in form.tools] if form else []
 
 
 def _die_with_parent() -> None:

@@ -173,7 +173,7 @@ def test_a_cancel_before_the_model_is_loaded_is_fine() -> None:
 def test_a_template_that_exhausts_the_interpreter_costs_one_request(bench, monkeypatch, error) -> None:
     """It is the template's refusal, not the worker's end."""
 
-    def render(messages):
+    def render(messages, tools):
         raise error
 
     monkeypatch.setattr(bench.worker._template, "render", render)
@@ -185,7 +185,7 @@ def test_a_template_that_never_ends_costs_one_request(bench, monkeypatch) -> Non
     """Likewise, after its time limit."""
     monkeypatch.setattr("edged.engine.worker.TEMPLATE_TIME_LIMIT_S", 0.05)
 
-    def render(messages):
+    def render(messages, tools):
         while True:
             pass
 
