@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from edged.config import Config, RouteConfig
 from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Request, Status, Target
 from edged.dispatch.cloud import Cloud
-from edged.dispatch.local import Commit, Deferral, attempt_local, check_finished, cut_short, resume_local
+from edged.dispatch.local import Commit, Deferral, attempt_local, check_finished, observation, resume_local
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.engine.host import Engine
 from edged.errors import Busy, EdgedError, InvalidRequest, NotReady
 from edged.routing import names, policy
-from edged.routing.policy import Observation, Terms
+from edged.routing.policy import Terms
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Answer:
         attempt, allowed = self._commit.attempt, self._allowed
         if attempt.target is not Target.LOCAL:
             return
-        seen = _whole(attempt, self._trace)
+        seen = observation(attempt, self._trace.request)
         if attempt.confidence is None:
             attempt.confidence = seen.confidence
         kept_by_label = self._trace.reason is Reason.PINNED_LOCAL and allowed.has_cloud
@@ -221,17 +221,6 @@ class Dispatcher:
             record.total_s,
             record.cost_uusd,
         )
-
-
-def _whole(attempt: AttemptTrace, trace: Trace) -> Observation:
-    return Observation(
-        elapsed_s=0.0,
-        silence_s=0.0,
-        choices=attempt.tokens,
-        finishes=tuple(attempt.finishes),
-        has_text=bool(attempt.all_text),
-        cut_short=cut_short(attempt, trace.request.max_tokens),
-    )
 
 
 def _hand_over(record: Record, sink: RecordSink) -> None:

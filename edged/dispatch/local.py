@@ -5,10 +5,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from edged.core import Chunk, Decision, FinishReason, Outcome, Reason, Release, Target
+from edged.core import Chunk, Decision, FinishReason, Outcome, Reason, Release, Request, Target
+from edged.dispatch import structure
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.engine.host import Engine, Kept
-from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, TemplateRejected
+from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, TemplateRejected, Unsupported
 from edged.routing import policy
 from edged.routing.policy import Observation, Review, Terms, Verdict
 
@@ -69,7 +70,7 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
         return _defer(trace, Review(Verdict.DEFER, Reason.TTFT_EXCEEDED), Draft(attempt, []), allowed)
     except ContextOverflow as exc:
         return _unable(attempt, Reason.CONTEXT_OVERFLOW, exc)
-    except TemplateRejected as exc:
+    except (TemplateRejected, Unsupported) as exc:
         return _unable(attempt, Reason.CAPABILITY, exc)
     except (NotReady, EngineError) as exc:
         return _unable(attempt, Reason.LOCAL_UNAVAILABLE, exc)
@@ -247,15 +248,28 @@ class Probation:
         self._last_token_s = time.monotonic()
 
     def _observe(self) -> Observation:
-        attempt = self._attempt
-        return Observation(
+        return observation(
+            self._attempt,
+            self._trace.request,
             elapsed_s=self._trace.elapsed_s,
             silence_s=time.monotonic() - self._last_token_s,
-            choices=attempt.tokens,
-            finishes=tuple(attempt.finishes),
-            has_text=any(any(texts) for texts in attempt.texts),
-            cut_short=cut_short(attempt, self._trace.request.max_tokens),
         )
+
+
+def observation(
+    attempt: AttemptTrace, request: Request, *, elapsed_s: float = 0.0, silence_s: float = 0.0
+) -> Observation:
+    """What the policy may know of an attempt."""
+    return Observation(
+        elapsed_s=elapsed_s,
+        silence_s=silence_s,
+        choices=attempt.tokens,
+        finishes=tuple(attempt.finishes),
+        has_text=attempt.has_content,
+        cut_short=cut_short(attempt, request.max_tokens),
+        structured=structure.structured(attempt, request),
+        malformed=attempt.finished and structure.malformed(attempt, request),
+    )
 
 
 def cut_short(attempt: AttemptTrace, max_tokens: int | None) -> bool:

@@ -18,8 +18,29 @@ from edged.core import (
     Target,
     Timings,
     Token,
+    ToolCallDelta,
     Usage,
 )
+
+
+@dataclass(slots=True)
+class SeenCall:
+    """A function call of an answer, as far as it has come."""
+
+    name: str
+    arguments: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.arguments})"
+
+
+def _note_calls(calls: list[SeenCall], deltas: tuple[ToolCallDelta, ...]) -> None:
+    for delta in deltas:
+        while len(calls) <= delta.index:
+            calls.append(SeenCall(""))
+        call = calls[delta.index]
+        call.name = delta.name or call.name
+        call.arguments += delta.arguments
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +59,7 @@ class AttemptTrace:
     timings: Timings = field(default_factory=Timings)
     tokens: tuple[list[Token], ...] = ()
     texts: tuple[list[str], ...] = ()
+    calls: tuple[list[SeenCall], ...] = ()
     finishes: list[FinishReason | None] = field(default_factory=list)
     cost_uusd: int | None = None
     cost_estimated: bool = False
@@ -51,15 +73,17 @@ class AttemptTrace:
     def __post_init__(self) -> None:
         self.tokens = tuple([] for _ in range(self.choices))
         self.texts = tuple([] for _ in range(self.choices))
+        self.calls = tuple([] for _ in range(self.choices))
         self.finishes = [None] * self.choices
 
     def see(self, chunk: Chunk) -> None:
         """Account for one chunk."""
-        if self.first_token_s is None and (chunk.text or chunk.tokens or chunk.finish):
+        if self.first_token_s is None and (chunk.text or chunk.tokens or chunk.tool_calls or chunk.finish):
             self.first_token_s = time.monotonic()
         if chunk.choice < self.choices:
             self.tokens[chunk.choice].extend(chunk.tokens)
             self.texts[chunk.choice].append(chunk.text)
+            _note_calls(self.calls[chunk.choice], chunk.tool_calls)
             self.finishes[chunk.choice] = chunk.finish or self.finishes[chunk.choice]
         self.usage = chunk.usage or self.usage
         self.timings = chunk.timings or self.timings
@@ -82,12 +106,18 @@ class AttemptTrace:
 
     @property
     def text(self) -> str:
-        """The first choice's text so far."""
-        return "".join(self.texts[0])
+        """The first choice so far: its text, then the functions it calls."""
+        return "\n".join(filter(None, ["".join(self.texts[0]), *map(str, self.calls[0])]))
 
     @property
     def all_text(self) -> str:
-        return "".join("".join(texts) for texts in self.texts)
+        calls = "".join(str(call) for calls in self.calls for call in calls)
+        return "".join("".join(texts) for texts in self.texts) + calls
+
+    @property
+    def has_content(self) -> bool:
+        """Whether anything was said or called in any choice."""
+        return any(any(texts) for texts in self.texts) or any(self.calls)
 
     @property
     def seen_tokens(self) -> int:

@@ -23,7 +23,7 @@ from edged.core import (
     Token,
 )
 from edged.errors import InvalidRequest
-from edged.routing.confidence import free_text_score
+from edged.routing.confidence import free_text_score, structured_score
 from edged.routing.latency import predict_total_s, predict_ttft_s
 
 
@@ -161,7 +161,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A local answer so far. ``elapsed_s`` counts from receipt, ``silence_s`` from the last token."""
+    """A local answer so far. ``elapsed_s`` counts from receipt, ``silence_s`` from the last token.
+
+    ``has_text``: text or a function call. ``structured``: the choices that are JSON or calls, or may become calls.
+    ``malformed``: a finished one of them is not what it should be.
+    """
 
     elapsed_s: float
     silence_s: float
@@ -169,6 +173,8 @@ class Observation:
     finishes: tuple[FinishReason | None, ...]
     has_text: bool
     cut_short: bool = False
+    structured: frozenset[int] = frozenset()
+    malformed: bool = False
 
     @property
     def started(self) -> bool:
@@ -187,8 +193,11 @@ class Observation:
     @property
     def confidence(self) -> float | None:
         """The least confident choice decides."""
-        scores = [score for tokens in self.choices if (score := free_text_score(tokens)) is not None]
-        return min(scores, default=None)
+        scores = [self._score(choice, tokens) for choice, tokens in enumerate(self.choices)]
+        return min((score for score in scores if score is not None), default=None)
+
+    def _score(self, choice: int, tokens: Sequence[Token]) -> float | None:
+        return structured_score(tokens) if choice in self.structured else free_text_score(tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +214,7 @@ def review(seen: Observation, allowed: Terms) -> Review:
 
     1. No token in time.
     2. Too long a gap between tokens.
-    3. Finished without text, or cut short of what was asked.
+    3. Finished without text, cut short of what was asked, or not the JSON that was asked for.
     4. Enough of it to judge, and not trusted.
     5. Enough of it to judge, and kept.
     6. Wait.
@@ -221,6 +230,8 @@ def review(seen: Observation, allowed: Terms) -> Review:
         return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
     if seen.finished and seen.cut_short:
         return Review(Verdict.DEFER, Reason.TRUNCATED, seen.confidence)
+    if seen.finished and seen.malformed:
+        return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
     confidence = seen.confidence
     if allowed.confidence > 0 and (confidence is None or confidence < allowed.confidence):  # 4
         return Review(Verdict.DEFER, Reason.LOW_CONFIDENCE, confidence)
@@ -228,7 +239,9 @@ def review(seen: Observation, allowed: Terms) -> Review:
 
 
 def _judgeable(seen: Observation, allowed: Terms) -> bool:
-    return allowed.release is Release.GUARDED and seen.held_tokens >= allowed.hold_tokens
+    """JSON and calls are short and stand or fall as a whole: they are held to their end."""
+    is_guarded = allowed.release is Release.GUARDED and not seen.structured
+    return is_guarded and seen.held_tokens >= allowed.hold_tokens
 
 
 def next_deadline_s(seen: Observation, allowed: Terms) -> float:

@@ -1,0 +1,34 @@
+"""Whether an answer is, and has become, the JSON or the function calls it was asked for."""
+
+import json
+
+from edged.core import Request, ToolMode
+from edged.dispatch.trace import AttemptTrace
+
+
+def structured(attempt: AttemptTrace, request: Request) -> frozenset[int]:
+    """The choices that are JSON or calls. One with tools at hand and no text yet may be in the middle of a call."""
+    may_call = request.tool_mode is not ToolMode.NONE
+    return frozenset(
+        choice
+        for choice, (texts, calls) in enumerate(zip(attempt.texts, attempt.calls, strict=True))
+        if request.output.is_json or calls or (may_call and not any(texts))
+    )
+
+
+def malformed(attempt: AttemptTrace, request: Request) -> bool:
+    """Whether a finished answer does not parse: it was cut, for length or by a stop string."""
+    for texts, calls in zip(attempt.texts, attempt.calls, strict=True):
+        if any(not _is_json(call.arguments) for call in calls):
+            return True
+        if request.output.is_json and not calls and not _is_json("".join(texts)):
+            return True
+    return False
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
