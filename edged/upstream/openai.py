@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edged.core import Chat, Chunk, Completion, FinishReason, Message, Request, Sampling, ToolCall, Usage
+from edged.core import Chat, Chunk, Completion, FinishReason, Message, Request, Sampling, ToolCall, ToolCallDelta, Usage
 from edged.errors import Unsupported, UpstreamProtocolError, UpstreamUnavailable
-from edged.upstream import faults, pricing
+from edged.upstream import faults, openai_tools, pricing
 from edged.upstream.openai_parts import (
     Malformed,
     SurrogateJoin,
@@ -79,6 +79,7 @@ def encode(request: Request, model: str, *, pinned: bool, dialect: Dialect | Non
         body["stop"] = list(request.stop)
     if request.n > 1:
         body["n"] = request.n
+    body |= openai_tools.asked(request)
     body |= _logprobs_asked(request)
     body |= _sampling(request.sampling, pinned=pinned)
     return Call(path, body)
@@ -157,6 +158,7 @@ class Decoder:
         self._plain = isinstance(request.input, Completion)
         self._finish: dict[int, FinishReason | None] = {}
         self._joins: dict[int, SurrogateJoin] = {}
+        self._calls: dict[int, openai_tools.CallReader] = {}
         self._usage: Usage | None = None
         self._cost_uusd: int | None = None
         self._model: str | None = None
@@ -210,7 +212,8 @@ class Decoder:
             Chunk(
                 choice,
                 self._joins[choice].flush(),
-                finish=reason or FinishReason.STOP,
+                tool_calls=self._calls_of(choice).flush(),
+                finish=self._finish_of(choice, reason),
                 usage=self._final_usage() if place == last else None,
                 cost_uusd=self._cost_uusd if place == last else None,
                 model=self._model if place == last else None,
@@ -253,26 +256,30 @@ class Decoder:
         if not 0 <= index < self._request.n:
             raise Malformed(f"choice {index} of {self._request.n}")
         self._finish.setdefault(index, None)
-        text, thinks = self._text(wire)
+        text, thinks, calls = self._text(wire, index)
         text = self._joins.setdefault(index, SurrogateJoin()).join(text)
         self._note_finish(index, as_text(wire.get("finish_reason"), "finish_reason"))
         asked = self._request.top_logprobs is not None
         tokens = read_logprobs(wire.get("logprobs")) if asked else ()
-        self.started = self.started or bool(text or tokens or thinks or self._finish[index])
-        if thinks or text:
-            self._counted_tokens += max(1, len(tokens), pricing.estimate_tokens(thinks + text))
-        return Chunk(index, text, tokens) if text or tokens else None
+        self.started = self.started or bool(text or tokens or thinks or calls or self._finish[index])
+        if said := thinks + text + "".join(f"{call.name or ''}{call.arguments}" for call in calls):
+            self._counted_tokens += max(1, len(tokens), pricing.estimate_tokens(said))
+        return Chunk(index, text, tokens, tool_calls=calls) if text or tokens or calls else None
 
-    def _text(self, wire: Mapping[str, object]) -> tuple[str, str]:
-        """The visible text and the reasoning of a choice, streamed (``delta``) or whole (``message``)."""
+    def _text(self, wire: Mapping[str, object], index: int) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
+        """The visible text, the reasoning and the calls of a choice, streamed (``delta``) or whole (``message``)."""
         if self._plain:
-            return as_text(wire.get("text"), "text"), ""
+            return as_text(wire.get("text"), "text"), "", ()
         delta = as_object(wire.get("delta") or wire.get("message") or {}, "delta")
-        if delta.get("tool_calls") or delta.get("function_call"):
+        if (delta.get("tool_calls") or delta.get("function_call")) and not self._request.tools:
             raise self._protocol_error("answered with a tool call, which nobody asked for")
         visible = as_text(delta.get("content"), "content") + as_text(delta.get("refusal"), "refusal")
         thinks = delta.get("reasoning_content") or delta.get("reasoning")
-        return visible, thinks if isinstance(thinks, str) else ""
+        return visible, thinks if isinstance(thinks, str) else "", self._calls_of(index).read(delta)
+
+    def _calls_of(self, choice: int) -> openai_tools.CallReader:
+        prefix = f"call_{self._request.id}_{choice}_"
+        return self._calls.setdefault(choice, openai_tools.CallReader(prefix))
 
     def _note_finish(self, index: int, reason: str) -> None:
         if not reason or self._finish[index] is not None:
@@ -280,9 +287,15 @@ class Decoder:
         if reason == "error":
             raise UpstreamUnavailable(f'upstream "{self._upstream}" failed while answering', upstream=self._upstream)
         finish = _FINISH.get(reason.lower(), FinishReason.STOP)
-        if finish is FinishReason.TOOL_CALLS:
+        if finish is FinishReason.TOOL_CALLS and not self._request.tools:
             raise self._protocol_error("answered with a tool call, which nobody asked for")
         self._finish[index] = finish
+
+    def _finish_of(self, choice: int, reason: FinishReason | None) -> FinishReason:
+        """Some say "stop" behind a call, or "tool_calls" without one."""
+        if reason in (None, FinishReason.STOP, FinishReason.TOOL_CALLS):
+            return FinishReason.TOOL_CALLS if len(self._calls_of(choice)) else FinishReason.STOP
+        return reason
 
     def _protocol_error(self, what: str, *, code: str | None = None) -> UpstreamProtocolError:
         return UpstreamProtocolError(f'upstream "{self._upstream}" {what}', upstream=self._upstream, code=code)

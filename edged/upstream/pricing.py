@@ -97,10 +97,11 @@ def estimate_tokens(text: str) -> int:
 
 def estimate_prompt_tokens(request: Request) -> int:
     """About how many tokens a request's prompt is for a remote model, erring high."""
+    form = sum(estimate_tokens(repr(tool)) for tool in request.tools) + estimate_tokens(request.output.definition)
     if isinstance(request.input, Chat):
-        return sum(_message_tokens(message.text, message.tool_calls) for message in request.input.messages)
+        return form + sum(_message_tokens(message.text, message.tool_calls) for message in request.input.messages)
     prompt = request.input.prompt
-    return estimate_tokens(prompt) if isinstance(prompt, str) else len(prompt)
+    return form + (estimate_tokens(prompt) if isinstance(prompt, str) else len(prompt))
 
 
 def estimate_usage(request: Request, answer: str) -> Usage:
