@@ -13,19 +13,19 @@ import itertools
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edged.config import ModelConfig
-from edged.core import Chunk, EngineSnapshot, EngineState, FinishReason, Request, Timings, Token, Usage
+from edged.core import Chunk, EngineSnapshot, EngineState, FinishReason, Request, Timings, Token, ToolCallDelta, Usage
 from edged.engine.host import Engine, Kept, Prompt
 from edged.errors import EdgedError, NotReady, WorkerLost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """One scripted local answer, word by word, the same in every choice or one text each.
+    """One scripted local answer, word by word, the same in every choice or one text each; ``calls`` follow the text.
 
     ``logprob`` is every token's, or one each (the last one goes on). Timing: ``prepare_delay_s``,
     ``first_token_delay_s``, ``token_delay_s``. Faults: ``refusal`` instead of a prepared prompt; after ``fail_after``
@@ -35,6 +35,7 @@ class Script:
 
     text: str | Sequence[str] = "a quiet local answer"
     logprob: float | Sequence[float] = -0.05
+    calls: Sequence[tuple[str, str]] = ()
     finish: FinishReason = FinishReason.STOP
     prompt_tokens: int = 8
     cached_tokens: int = 0
@@ -52,6 +53,21 @@ class Script:
         text = self.text if isinstance(self.text, str) else self.text[choice]
         pieces = re.findall(r"\s*\S+|\s+$", text)
         return tuple(Token(p.encode(), self._logprob(i), id=i + 1) for i, p in enumerate(pieces))
+
+    def deltas(self, choice: int) -> tuple[ToolCallDelta, ...]:
+        """Each call in two deltas."""
+        return tuple(
+            delta
+            for index, (name, arguments) in enumerate(self.calls)
+            for delta in (
+                ToolCallDelta(index, id=f"call_local{choice}{index}", name=name),
+                ToolCallDelta(index, arguments=arguments),
+            )
+        )
+
+    @property
+    def ending(self) -> FinishReason:
+        return FinishReason.TOOL_CALLS if self.calls and self.finish is FinishReason.STOP else self.finish
 
     def _logprob(self, index: int) -> float:
         if isinstance(self.logprob, float | int):
@@ -161,7 +177,7 @@ class ScriptedEngine(Engine):
         limit = request.max_tokens or self.config.max_output_tokens
         tokens = script.tokens(choice)
         if place == len(tokens):
-            return Chunk(choice=choice, finish=script.finish)
+            return Chunk(choice=choice, tool_calls=script.deltas(choice), finish=script.ending)
         self.steps.append(Step(request.id, choice, place))
         token = tokens[place]
         finish = FinishReason.LENGTH if place + 1 >= limit else None
@@ -182,4 +198,4 @@ async def _meet_fault(script: Script, place: int) -> None:
 
 
 def _last(chunk: Chunk, usage: Usage) -> Chunk:
-    return Chunk(chunk.choice, chunk.text, chunk.tokens, chunk.finish, usage, Timings(decode_s=0.001))
+    return replace(chunk, usage=usage, timings=Timings(decode_s=0.001))

@@ -31,7 +31,7 @@ _MAX_BODY_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One scripted answer. Unset, it is a correct stream of ``text``, word by word.
+    """One scripted answer. Unset, it is a correct stream of ``text``, word by word, or of ``calls``: (name, arguments).
 
     Timing: ``delay_s`` before the headers, ``first_token_delay_s`` after them, ``chunk_delay_s`` between events;
     ``keep_alives`` comments fill the first-token delay. Faults: ``status`` with ``headers`` and ``error``; ``error``
@@ -43,6 +43,7 @@ class Reply:
 
     text: str | None = None
     chunks: Sequence[str] | None = None
+    calls: Sequence[tuple[str, str]] = ()
     finish: str | None = "stop"
     usage: Mapping[str, Any] | Literal["counted"] | None = "counted"
     done: bool = True
@@ -289,11 +290,33 @@ def _content_events(seen: Seen, reply: Reply) -> Iterator[Json]:
             yield {**head, "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
     for text, index in itertools.product(_texts(seen, reply), choices):
         yield {**head, "choices": [_choice(text, index, None, is_chat=is_chat, reply=reply)]}
+    for delta, index in itertools.product(_call_deltas(reply), choices):
+        yield {**head, "choices": [{"index": index, "delta": {"tool_calls": [delta]}, "finish_reason": None}]}
     for index in choices:
         if reply.finish is not None:
-            yield {**head, "choices": [_choice("", index, reply.finish, is_chat=is_chat, reply=reply)]}
+            yield {**head, "choices": [_choice("", index, _finish(reply), is_chat=is_chat, reply=reply)]}
     if reply.usage is not None and (seen.body.get("stream_options") or {}).get("include_usage"):
         yield {**head, "choices": [], "usage": _usage(seen, reply)}
+
+
+def _finish(reply: Reply) -> str | None:
+    return "tool_calls" if reply.calls and reply.finish == "stop" else reply.finish
+
+
+def _call_deltas(reply: Reply) -> Iterator[Json]:
+    """Each call as OpenAI streams it: id, type and name first, then the arguments in pieces of a few characters."""
+    for index, call in enumerate(_calls(reply)):
+        function = call["function"]
+        yield {"index": index, **call, "function": {**function, "arguments": ""}}
+        for piece in re.findall(r"(?s).{1,5}", function["arguments"]):
+            yield {"index": index, "function": {"arguments": piece}}
+
+
+def _calls(reply: Reply) -> list[Json]:
+    return [
+        {"id": f"call_scripted{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for index, (name, arguments) in enumerate(reply.calls)
+    ]
 
 
 def _head(seen: Seen, reply: Reply, kind: str) -> Json:
@@ -321,8 +344,11 @@ def _document(seen: Seen, reply: Reply) -> Json:
     """The whole answer as one JSON document."""
     is_chat = seen.path.endswith("chat/completions")
     text = "".join(_texts(seen, reply))
-    body: Json = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
-    choices = [{"index": i, **body, "finish_reason": reply.finish} for i in range(int(seen.body.get("n") or 1))]
+    message: Json = {"role": "assistant", "content": text or None if reply.calls else text}
+    if reply.calls:
+        message["tool_calls"] = _calls(reply)
+    body: Json = {"message": message} if is_chat else {"text": text}
+    choices = [{"index": i, **body, "finish_reason": _finish(reply)} for i in range(int(seen.body.get("n") or 1))]
     head = _head(seen, reply, "chat.completion" if is_chat else "text_completion")
     usage = {} if reply.usage is None else {"usage": _usage(seen, reply)}
     return {**head, "choices": choices, **usage}
@@ -331,6 +357,8 @@ def _document(seen: Seen, reply: Reply) -> Json:
 def _texts(seen: Seen, reply: Reply) -> Sequence[str]:
     if reply.chunks is not None:
         return reply.chunks
+    if reply.calls and reply.text is None:
+        return ()
     text = reply.text if reply.text is not None else f"echo: {last_words(seen.body)}"
     return re.findall(r"\s*\S+|\s+$", text)
 
@@ -340,7 +368,7 @@ def _usage(seen: Seen, reply: Reply) -> Json:
     if isinstance(reply.usage, Mapping):
         return dict(reply.usage)
     prompt = len(json.dumps(seen.body.get("messages") or seen.body.get("prompt") or "").split())
-    completion = len(_texts(seen, reply)) * int(seen.body.get("n") or 1)
+    completion = (len(_texts(seen, reply)) + len(list(_call_deltas(reply)))) * int(seen.body.get("n") or 1)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
