@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from edged.core import Chunk, FinishReason, Request, Token, Usage
+from edged.core import Chunk, FinishReason, Request, Token, ToolCallDelta, Usage
 from edged.errors import EngineError
+from edged.server.openai_calls import Call, call_delta
 from edged.server.wire import encode_json
 
 Json = dict[str, Any]
@@ -79,13 +80,21 @@ class _Choice:
         self._text_bytes = 0
         self._token_bytes = 0
         self._characters = 0
+        self._calls = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __repr__(self) -> str:
         return f"_Choice(opened={self.opened}, finish={self.finish}, waiting={len(self._waiting)})"
 
     def take(self, chunk: Chunk) -> list[_Shown]:
-        """The tokens whose text has begun to show with this chunk; all that are left where the answer was cut."""
+        """The tokens whose text has begun to show with this chunk; all that are left where the answer was cut.
+
+        Tokens of function calls, and of what surrounds them, are no content and have no place to be shown.
+        """
+        self._calls = self._calls or bool(chunk.tool_calls)
+        if self._calls:
+            self._waiting.clear()
+            return []
         self._waiting.extend(chunk.tokens)
         self._text_bytes += len(chunk.text.encode("utf-8", "surrogatepass"))
         is_cut = chunk.finish is FinishReason.LENGTH
@@ -114,16 +123,16 @@ class _Format(ABC):
 
     @staticmethod
     @abstractmethod
-    def whole(text: str) -> Json: ...
+    def whole(text: str, calls: Sequence[Call]) -> Json: ...
 
     @staticmethod
     @abstractmethod
-    def opening() -> Json | None:
-        """What a choice's first event carries before any text, if anything."""
+    def opening(*, calls: bool) -> Json | None:
+        """What a choice's first event carries before any text, if anything; ``calls``: a call comes first."""
 
     @staticmethod
     @abstractmethod
-    def piece(text: str) -> Json:
+    def piece(text: str, calls: Sequence[ToolCallDelta] = ()) -> Json:
         """A piece of a choice; the empty text stands in the event that ends it."""
 
 
@@ -149,25 +158,26 @@ class _ChatFormat(_Format):
         return {"content": [_chat_logprob(item.token, top) for item in shown], "refusal": None}
 
     @staticmethod
-    def whole(text: str) -> Json:
+    def whole(text: str, calls: Sequence[Call]) -> Json:
         message: Json = {
             "role": "assistant",
-            "content": text,
+            "content": text or (None if calls else ""),
             "refusal": None,
             "annotations": [],
             "audio": None,
             "function_call": None,
-            "tool_calls": None,
+            "tool_calls": [call.body() for call in calls] or None,
         }
         return {"message": message}
 
     @staticmethod
-    def opening() -> Json:
-        return {"delta": {"role": "assistant", "content": "", "refusal": None}}
+    def opening(*, calls: bool) -> Json:
+        return {"delta": {"role": "assistant", "content": None if calls else "", "refusal": None}}
 
     @staticmethod
-    def piece(text: str) -> Json:
-        return {"delta": {"content": text} if text else {}}
+    def piece(text: str, calls: Sequence[ToolCallDelta] = ()) -> Json:
+        delta: Json = {"content": text} if text else {}
+        return {"delta": {**delta, "tool_calls": [call_delta(call) for call in calls]} if calls else delta}
 
 
 class _CompletionFormat(_Format):
@@ -185,15 +195,15 @@ class _CompletionFormat(_Format):
         }
 
     @staticmethod
-    def whole(text: str) -> Json:
+    def whole(text: str, calls: Sequence[Call]) -> Json:  # noqa: ARG004 - plain completions call nothing
         return {"text": text}
 
     @staticmethod
-    def opening() -> None:
+    def opening(*, calls: bool) -> None:  # noqa: ARG004 - plain completions open with their text
         return None
 
     @staticmethod
-    def piece(text: str) -> Json:
+    def piece(text: str, calls: Sequence[ToolCallDelta] = ()) -> Json:  # noqa: ARG004 - likewise
         return {"text": text}
 
 
@@ -269,6 +279,7 @@ class _Whole(_Answer):
         super().__init__(request, model=model, created=created)
         self._texts: list[list[str]] = [[] for _ in self._choices]
         self._tokens: list[list[_Shown]] = [[] for _ in self._choices]
+        self._calls: list[dict[int, Call]] = [{} for _ in self._choices]
 
     def feed(self, chunk: Chunk) -> None:
         """Take one chunk; after a choice's finish nothing of it counts but the usage."""
@@ -278,6 +289,8 @@ class _Whole(_Answer):
             return
         self._tokens[chunk.choice] += self._shown(choice, chunk)
         self._texts[chunk.choice].append(chunk.text)
+        for delta in chunk.tool_calls:
+            self._calls[chunk.choice].setdefault(delta.index, Call()).add(delta)
 
     def text(self, choice: int = 0) -> str:
         """The text of one choice so far."""
@@ -293,7 +306,7 @@ class _Whole(_Answer):
     def _choice(self, index: int) -> Json:
         return {
             "index": index,
-            **self._format.whole(self.text(index)),
+            **self._format.whole(self.text(index), tuple(self._calls[index].values())),
             "logprobs": self._logprobs(self._tokens[index]),
             "finish_reason": _word(self._choices[index].finish),
         }
@@ -315,8 +328,9 @@ class _Stream(_Answer):
             return []
         shown = self._shown(choice, chunk)
         events = self._open(choice, chunk)
-        if chunk.text or shown:
-            events.append(self._event(chunk.choice, self._format.piece(chunk.text), logprobs=self._logprobs(shown)))
+        if chunk.text or shown or chunk.tool_calls:
+            piece = self._format.piece(chunk.text, chunk.tool_calls)
+            events.append(self._event(chunk.choice, piece, logprobs=self._logprobs(shown)))
         if chunk.finish is None:
             return events
         events = [*self._flush(), *events]
@@ -337,8 +351,8 @@ class _Stream(_Answer):
         return events
 
     def _open(self, choice: _Choice, chunk: Chunk) -> list[Json]:
-        opening = self._format.opening()
-        if opening is None or choice.opened or not (chunk.text or chunk.finish):
+        opening = self._format.opening(calls=bool(chunk.tool_calls and not chunk.text))
+        if opening is None or choice.opened or not (chunk.text or chunk.tool_calls or chunk.finish):
             return []
         choice.opened = True
         return [self._event(chunk.choice, opening)]

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from edged.errors import Unsupported
+from edged.server.openai_tools import MAX_TOOLS, ResponseFormat, ToolBody, ToolChoiceBody
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 1_000
@@ -38,16 +39,12 @@ IGNORED = {
     "prompt_cache_key": "a hint for the provider's prompt cache; prefixes are shared here without it",
     "prompt_cache_options": "a hint for the provider's prompt cache",
     "prompt_cache_retention": "a hint for the provider's prompt cache",
-    "parallel_tool_calls": "only matters together with tools, which are refused",
 }
 
 # Fields that would change the answer and are not honoured yet, with the values that ask for nothing.
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
@@ -175,7 +172,15 @@ class Body(_Strict):
         nothing = REFUSED[str(info.field_name)]
         if any(type(value) is type(harmless) and value == harmless for harmless in nothing):
             return value
-        raise PydanticCustomError(Unsupported.code, "is not supported yet: leave it out")
+        raise PydanticCustomError(
+            Unsupported.code, _REMEDY.get(str(info.field_name), "is not supported yet: leave it out")
+        )
+
+
+_REMEDY = {
+    "functions": "is not supported: declare them as tools",
+    "function_call": "is not supported: use tool_choice",
+}
 
 
 class ChatBody(Body):
@@ -193,13 +198,14 @@ class ChatBody(Body):
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
 
-    tools: Any = None
-    tool_choice: Any = None
+    tools: Annotated[list[ToolBody] | None, FailFast(), Field(max_length=MAX_TOOLS)] = None
+    tool_choice: ToolChoiceBody = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from edged.chat.schema import Allowance
 from edged.core import Chat, Completion, Limits, Locality, Message, Request, Role, Sampling, ToolCall
 from edged.errors import InvalidRequest, Unsupported
 from edged.server.openai_bodies import MAX_INT32, Body, ChatBody, ChatMessage, CompletionBody, EdgedOptions, Part
+from edged.server.openai_tools import output_format, tool_choice, tools
 from edged.server.wire import missing, parse_json, shown_name, validate, wrong_type, wrong_value
 
 MAX_BIAS = 100
@@ -42,6 +44,8 @@ def chat_request(
     """
     body = validate(ChatBody, document)
     common = _common(body, header)
+    allowance = Allowance()
+    declared = tools(body.tools or (), allowance)
     request = Request(
         id=id,
         received_s=received_s,
@@ -49,6 +53,10 @@ def chat_request(
         input=Chat(tuple(_message(f"messages[{i}]", message) for i, message in enumerate(body.messages))),
         max_tokens=_max_tokens(body),
         top_logprobs=_top_logprobs(body),
+        tools=declared,
+        tool_choice=tool_choice(body.tool_choice, declared),
+        parallel_tool_calls=body.parallel_tool_calls,
+        output=output_format(body.response_format, allowance),
         **common,
     )
     return ParsedRequest(request, _include_usage(body))
