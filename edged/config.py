@@ -222,6 +222,7 @@ class RouteConfig(Section):
     locality: Locality = Locality.ANY
     release: Release = Release.GUARDED
     hold_tokens: int = Field(default=16, ge=1, le=4096)
+    priority: Literal["interactive", "background"] = "interactive"
     thresholds: Thresholds = Thresholds()
     budget: BudgetConfig = BudgetConfig()
 

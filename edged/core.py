@@ -221,7 +221,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One validated request, whatever API it came through. ``received_s`` is monotonic: every TTFT counts from it."""
+    """One validated request, whatever API it came through. ``received_s`` is monotonic: every TTFT counts from it.
+
+    ``background`` is the route's word, set once the route is known: interactive work goes first.
+    """
 
     id: str
     model: str
@@ -240,6 +243,7 @@ class Request:
     limits: Limits = field(default_factory=Limits)
     tenant: str = ""
     api: str = "openai"
+    background: bool = False
 
     @property
     def tool_mode(self) -> ToolMode:

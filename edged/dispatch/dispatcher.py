@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edged.config import Config, RouteConfig
 from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Request, Status, Target
@@ -133,6 +133,7 @@ class Dispatcher:
             self._refuse_while_draining(trace)
             route = names.resolve(self._config, request.model)
             trace.route = route.name
+            trace.request = replace(request, background=route.priority == "background")
             allowed = policy.terms(route, request)
             commit = await self._author(trace, route, allowed)
             trace.author = commit.attempt

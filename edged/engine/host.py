@@ -196,7 +196,7 @@ class Engine:
             if inbox is None or self._worker is None or self.state is not EngineState.READY:
                 raise WorkerLost(f"the local model {self.config.name} no longer holds this prompt", retry_after_s=2)
             branches = tuple(Branch(i, k.tokens) for i, k in enumerate(kept) if not k.finished)
-            self._worker.send(Submit(request.id, branches, self._params(prompt)))
+            self._worker.send(Submit(request.id, branches, self._params(prompt), request.background))
             open_choices = {branch.choice for branch in branches}
             usage = Usage(
                 prompt_tokens=prompt.prompt_tokens,

@@ -114,6 +114,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     id: str
     branches: tuple[Branch, ...]
     params: Params
+    background: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -2,6 +2,7 @@
 
 Per step every decoding sequence gets one token and one prompt gets a chunk. Prompts are finished one after another, so
 that the first can answer while the second is computed, and so that a prompt finds the prefix its elder just computed.
+A much shorter prompt overtakes a long one that is being computed, within limits.
 """
 
 from collections import deque
@@ -10,6 +11,12 @@ from dataclasses import dataclass
 
 from edged.engine.kv import KvOp, KvPool
 from edged.engine.sequence import Sequence
+
+PATIENCE_S = 5.0
+"""Whoever waited this long goes next, whatever its length or its tenant's other work."""
+
+OVERTAKE_SHARE = 0.25
+"""A newcomer overtakes a prompt that has this much more left to compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Scheduler:
         self._slots = slots
         self._batch_tokens = batch_tokens
         self._waiting: deque[Sequence] = deque()
-        self._prefilling: Sequence | None = None
+        self._prefilling: list[Sequence] = []  # the last one is computed, those before it were overtaken
         self._decoding: list[Sequence] = []
         self._ops: list[KvOp] = []
 
@@ -63,13 +70,12 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        return len(self._decoding) + (self._prefilling is not None)
+        return len(self._decoding) + len(self._prefilling)
 
     @property
     def queued_prompt_tokens(self) -> int:
         """Prompt tokens in front of a newcomer, as if nothing of them were cached."""
-        ahead = sum(sequence.pending_tokens for sequence in self._waiting)
-        return ahead + (self._prefilling.pending_tokens if self._prefilling else 0)
+        return sum(sequence.pending_tokens for sequence in (*self._waiting, *self._prefilling))
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -81,7 +87,8 @@ class Scheduler:
         budget = min(chunk_tokens, self._batch_tokens) if rows else self._batch_tokens
         budget = min(budget, self._batch_tokens - len(rows))
         chunk: tuple[int, ...] = ()
-        if (sequence := self._prefilling) and budget > 0:
+        if self._prefilling and budget > 0:
+            sequence = self._prefilling[-1]
             chunk = tuple(sequence.tokens[sequence.computed : sequence.computed + budget])
             rows.append(Row(sequence, sequence.computed, chunk, wants_logits=len(chunk) == sequence.pending_tokens))
         ops, self._ops = tuple(self._ops), []
@@ -97,8 +104,8 @@ class Scheduler:
             sequence.computed += len(row.tokens)
             if row.wants_logits:
                 ready.append(sequence)
-            if sequence is self._prefilling and row.wants_logits:
-                self._prefilling = None
+            if sequence in self._prefilling and row.wants_logits:
+                self._prefilling.remove(sequence)
                 self._decoding.append(sequence)
         return ready
 
@@ -126,38 +133,59 @@ class Scheduler:
     def drop_slot(self, slot: int) -> None:
         """The real cache refused a removal: forget the slot; a sequence in it, or that may build on it, starts over."""
         self._ops += self._pool.drop(slot)
-        sequence = self._prefilling
-        if sequence and sequence.slot is not None and sequence.slot != slot and sequence.has_only_cached:
-            self._ops += self._pool.drop(sequence.slot)
-            self._restart(sequence)
-        elif sequence and sequence.slot == slot:
-            self._restart(sequence)
+        for sequence in tuple(self._prefilling):
+            if sequence.slot == slot:
+                self._restart(sequence)
+            elif sequence.slot is not None and sequence.has_only_cached:
+                self._ops += self._pool.drop(sequence.slot)
+                self._restart(sequence)
 
     def forget_parked(self) -> None:
         """Give back every cell no running sequence needs."""
         self._ops += self._pool.forget_parked()
 
     def _admit(self, now_s: float) -> None:
-        if self._prefilling or not self._waiting or self.running >= self._slots:
+        """Begin the next prompt where none is being computed, or where it may overtake the one that is."""
+        if not self._waiting or self.running >= self._slots:
             return
-        sequence = self._waiting[0]
+        sequence = min(self._waiting, key=lambda waiting: self._turn(waiting, now_s))
+        if self._prefilling and not self._may_overtake(sequence, self._prefilling[-1], now_s):
+            return
         lease = self._pool.acquire(sequence.tokens, tenant=sequence.tenant, total_tokens=sequence.total_tokens)
         if lease is None:
             return
-        self._waiting.popleft()
+        if self._prefilling:
+            self._prefilling[-1].overtaken_tokens += sequence.pending_tokens
+        self._waiting.remove(sequence)
         sequence.slot, sequence.computed, sequence.cached_tokens = lease.slot, lease.cached_tokens, lease.cached_tokens
         sequence.admitted_s = now_s
         self._ops += lease.ops
-        self._prefilling = sequence
+        self._prefilling.append(sequence)
+
+    def _turn(self, sequence: Sequence, now_s: float) -> tuple[bool, bool, int, int]:
+        """Smaller goes first: interactive work, then the impatient, then tenants with little running, short prompts.
+
+        Equals keep the order in which they came.
+        """
+        if _is_impatient(sequence, now_s):
+            return (sequence.background, False, 0, 0)
+        theirs = sum(other.tenant == sequence.tenant for other in (*self._decoding, *self._prefilling))
+        return (sequence.background, True, theirs, sequence.pending_tokens)
+
+    def _may_overtake(self, newcomer: Sequence, current: Sequence, now_s: float) -> bool:
+        """Only a much shorter prompt, never more of them than the overtaken one is long, and nobody impatient."""
+        if newcomer.background > current.background or _is_impatient(current, now_s):
+            return False
+        much_shorter = newcomer.pending_tokens <= OVERTAKE_SHARE * current.pending_tokens
+        return much_shorter and current.overtaken_tokens + newcomer.pending_tokens <= current.prompt_tokens
 
     def _restart(self, sequence: Sequence) -> None:
         sequence.slot, sequence.computed, sequence.cached_tokens = None, 0, 0
-        self._prefilling = None
+        self._prefilling.remove(sequence)
         self._waiting.appendleft(sequence)
 
     def _remove(self, chosen: Callable[[Sequence], bool], *, keep_cells: bool) -> list[Sequence]:
-        running = [*self._decoding, *([self._prefilling] if self._prefilling else [])]
-        removed = [sequence for sequence in (*self._waiting, *running) if chosen(sequence)]
+        removed = [s for s in (*self._waiting, *self._decoding, *self._prefilling) if chosen(s)]
         for sequence in removed:
             if sequence.slot is not None and keep_cells:
                 self._pool.park(sequence.slot)
@@ -168,9 +196,10 @@ class Scheduler:
 
     def _forget(self, sequence: Sequence) -> None:
         sequence.slot = None
-        if sequence is self._prefilling:
-            self._prefilling = None
-        elif sequence in self._decoding:
-            self._decoding.remove(sequence)
-        elif sequence in self._waiting:
-            self._waiting.remove(sequence)
+        for place in (self._prefilling, self._decoding, self._waiting):
+            if sequence in place:
+                place.remove(sequence)
+
+
+def _is_impatient(sequence: Sequence, now_s: float) -> bool:
+    return now_s - sequence.submitted_s >= PATIENCE_S

@@ -21,6 +21,8 @@ class Sequence:
     prompt_tokens: int
     params: Params
     submitted_s: float
+    background: bool = False
+    overtaken_tokens: int = 0
     slot: int | None = None
     computed: int = 0
     cached_tokens: int = 0

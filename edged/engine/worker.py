@@ -194,6 +194,7 @@ class Worker:
                 prompt_tokens=len(tokens),
                 params=_of_choice(command.params, branch.choice),
                 submitted_s=now_s,
+                background=command.background,
             )
             for branch in command.branches
         )
