@@ -97,7 +97,8 @@ def _stand_in() -> Iterator[str]:
 def _say_what_to_try(path: Path, *, stand_in: bool) -> None:
     loaded = config.load(path)
     url = f"http://{loaded.server.listen}/v1/chat/completions"
-    body = '{"model": "auto", "messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    question = '[{"role": "user", "content": "What is the capital of France?"}]'
+    body = f'{{"model": "auto", "max_tokens": 64, "messages": {question}}}'
     print(f"\nconfig  {path}\nledger  {loaded.ledger_path}\n\ntry\n  curl -i {url} -d '{body}'", flush=True)
     if stand_in:
         distrustful = body[:-1] + ', "edged": {"min_confidence": 1.0}}'

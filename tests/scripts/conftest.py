@@ -1,0 +1,6 @@
+"""The daemon's builders serve these tests too."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "daemon"))
