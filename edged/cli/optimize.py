@@ -103,7 +103,7 @@ def _show(report: Report) -> None:
         print()
         chosen = report.choice or "published"
         print(f"Settings tried on {chosen}, against {report.threads} threads, chunks of 512 tokens, f16 KV cache:")
-        print_table(("SETTING", *_HEADER[2:9]), [(row.name, *_line(row)[2:9]) for row in report.settings])
+        print_table(("SETTING", *_HEADER[2:9], "PROBLEM"), [_setting(row) for row in report.settings])
     print()
     for line in notes(report):
         print(line)
@@ -125,6 +125,10 @@ def _line(row: Row) -> Columns:
         "-" if row.agreement is None else f"{row.agreement:.0%}",
         str(row.verdict or ""),
     )
+
+
+def _setting(row: Row) -> Columns:
+    return (row.name, *_line(row)[2:9], row.problem or "")
 
 
 def _speed(tps: float | None, ratio: float | None) -> str:

@@ -62,12 +62,11 @@ class Scale:
 def report(state: State, tasks: Sequence[Task], scale: Scale, *, published_bytes: int) -> Report:
     """Every format measured, judged by the rule, and the settings tried on the choice."""
     published = answers(state.published, tasks)
-    rows = [_row(name, trial, published, tasks, scale) for name, trial in state.formats.items()]
+    rows = [_row(name, trial, published, tasks, scale) for name, trial in state.formats.items() if trial.done]
     choice = choose(_measured(row) for row in rows if row.verdict is Verdict.GOOD)
     rows = [replace(row, verdict=Verdict.CHOSEN) if row.name == choice else row for row in rows]
-    settings = [
-        _row(name, trial, _setting_base(state, choice, tasks), tasks, scale) for name, trial in state.settings.items()
-    ]
+    base = answers(state.published if choice is None else state.formats[choice].scores, tasks)
+    settings = [_row(name, trial, base, tasks, scale) for name, trial in state.settings.items() if trial.done]
     return Report(
         rows=(_published_row(state, published, scale, published_bytes), *rows),
         settings=tuple(replace(row, verdict=None) for row in settings),
@@ -98,10 +97,6 @@ def answers(scores: Scores, tasks: Sequence[Task]) -> Answers | None:
 def request_ratio(pairs: Sequence[Pair]) -> float:
     """How many times faster a whole request is; the median over the pairs."""
     return median(pair.before.total_s / pair.after.total_s for pair in pairs)
-
-
-def _setting_base(state: State, choice: str | None, tasks: Sequence[Task]) -> Answers | None:
-    return answers(state.published if choice is None else state.formats[choice].scores, tasks)
 
 
 def _published_row(state: State, published: Answers | None, scale: Scale, size_bytes: int) -> Row:
