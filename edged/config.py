@@ -147,6 +147,7 @@ class ModelConfig(Section):
     gpu_layers: int = Field(default=0, ge=-1)
     prefill_chunk_tokens: int = Field(default=256, ge=8, le=8192)
     max_output_tokens: int = Field(default=2048, ge=1)
+    one_tenant: bool = False
     load_timeout_s: Seconds = 300.0
     heartbeat_timeout_s: Seconds = 5.0
     step_timeout_s: Seconds = 60.0

@@ -325,6 +325,7 @@ class Engine:
             threads=self._threads,
             gpu_layers=config.gpu_layers,
             prefill_chunk_tokens=config.prefill_chunk_tokens,
+            one_tenant=config.one_tenant,
         )
 
     def _give_up_loading(self) -> None:

@@ -54,10 +54,12 @@ class KvPool:
     """Slots and cells of one context. ``cells`` is the size of the unified cache in tokens.
 
     ``shares`` is off for models whose state after a prefix cannot be taken out of the state after more (recurrent).
+    ``one_tenant`` lets prefixes cross API keys.
     """
 
-    def __init__(self, *, slots: int, cells: int, shares: bool = True) -> None:
+    def __init__(self, *, slots: int, cells: int, shares: bool = True, one_tenant: bool = False) -> None:
         self._shares = shares
+        self._one_tenant = one_tenant
         self._slots = [_Slot() for _ in range(slots)]
         self._cells = cells
         self._owners: Counter[int] = Counter()
@@ -147,7 +149,7 @@ class KvPool:
         if not self._shares:
             return best
         for slot, state in enumerate(self._slots):
-            if state.tenant != tenant or not state.tokens:
+            if not state.tokens or not (self._one_tenant or state.tenant == tenant):
                 continue
             length = min(common_prefix(state.tokens, tokens), len(tokens) - 1)
             if length > best[1] or (length == best[1] > 0 and not state.busy):

@@ -76,6 +76,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     threads: int
     gpu_layers: int
     prefill_chunk_tokens: int
+    one_tenant: bool = False
 
     @property
     def sequences(self) -> int:

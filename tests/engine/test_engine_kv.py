@@ -216,3 +216,14 @@ def test_the_common_prefix_is_found_by_halves(seed: int) -> None:
         b = a[: draw.randrange(len(a) + 1)] + [draw.randrange(2) for _ in range(draw.randrange(6))]
         walked = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         assert common_prefix(a, b) == walked
+
+
+@pytest.mark.parametrize(("one_tenant", "cached"), [(False, 0), (True, 3)])
+def test_prefixes_cross_api_keys_only_where_the_config_says_one_tenant(*, one_tenant: bool, cached: int) -> None:
+    """A18: what one key's prompt left behind is nobody else's, unless the operator declares one tenant."""
+    pool = KvPool(slots=2, cells=64, one_tenant=one_tenant)
+    lease = pool.acquire([1, 2, 3, 4], tenant="a", total_tokens=8)
+    assert lease is not None
+    pool.extend(lease.slot, [1, 2, 3, 4])
+    pool.park(lease.slot)
+    assert pool.cached_prefix([1, 2, 3, 4], "b") == cached
