@@ -126,7 +126,8 @@ class Worker:
         self._template = template
         self._vocabulary = runner.vocabulary
         self._compiler = Compiler(runner.vocabulary, template.tool_format)
-        pool = KvPool(slots=load.sequences, cells=load.pool_tokens, shares=runner.shares_prefixes)
+        shares, one_tenant = runner.shares_prefixes, load.one_tenant
+        pool = KvPool(slots=load.sequences, cells=load.pool_tokens, shares=shares, one_tenant=one_tenant)
         self._pool = pool
         self._loop = DecodeLoop(
             runner, pool, slots=load.slots, chunk_tokens=load.prefill_chunk_tokens, publish=self._channel.send
