@@ -203,7 +203,7 @@ class Store:
     def remove(self, entry: Entry) -> int:
         """Delete everything of one model and return the bytes freed.
 
-        Raises: CatalogueError while it is being pulled.
+        Raises: CatalogueError while it is being pulled or optimized.
         """
         files = self.files(entry)
         if not self.directory.is_dir():
@@ -296,6 +296,6 @@ def _take(descriptor: int, name: str, *, wait: bool, on_wait: Callable[[], None]
     else:
         return
     if not wait:
-        raise CatalogueError(f'model "{name}" is being pulled by another process')
+        raise CatalogueError(f'model "{name}" is being pulled or optimized by another process')
     on_wait()
     fcntl.flock(descriptor, fcntl.LOCK_EX)
