@@ -223,7 +223,7 @@ def test_a_seed_repeats_an_answer_and_choices_differ(engine_runs) -> None:
 
     async def rule(engine) -> None:
         async def texts(seed, n=1):
-            request = a_request("Tell me a story.", seed=seed, temperature=1.5, max_tokens=10, n=n)
+            request = a_request("Tell me a story.", seed=seed, temperature=1.5, max_tokens=7, n=n)
             chunks = await answer(engine, request)
             return [text_of(chunks, i) for i in range(n)]
 
