@@ -9,9 +9,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -47,8 +50,20 @@ from edged.errors import EdgedError, EngineError
 _PR_SET_PDEATHSIG = 1
 _WARM_UP = (32, 4)
 _NO_SAMPLING = Params(1, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, (), None, (), 0)
-_PREFIX, _PROMPT, _FIRST_OPTION = 0, 1, 2
-"""The sequences of one question: what all share, this question's prompt, and one for each option."""
+_PREFIX = 0
+"""The sequence that holds what all questions share; behind it one for each prompt, then one for each option."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One option of a question, from position ``start`` on, and the log-probabilities of its tokens so far."""
+
+    question: int
+    start: int
+    tokens: list[int]
+    logs: list[float] = field(default_factory=list)
 
 
 class Bench:
@@ -92,38 +107,51 @@ class Bench:
             if prefix:
                 self._compute(_PREFIX, prefix, chunk_tokens=self._runner.batch_tokens)
             self._prefix = prefix
-        return Scored(tuple(self._score(question) for question in command.questions))
+        scores: list[tuple[float, ...]] = []
+        for questions in _in_batches(command.questions, self._questions_at_once(command.questions)):
+            scores += self._score(questions)
+        return Scored(tuple(scores))
 
-    def _score(self, question: Question) -> tuple[float, ...]:
-        """Prefix and prompt are computed once; the options are continued from them in one batch."""
+    def _questions_at_once(self, questions: Items[Question]) -> int:
+        """As many as have a sequence for their prompt and for each option, beside the one of the prefix."""
+        most_options = max((len(question.options) for question in questions), default=1)
+        return max(1, (len(self._sequences) - 1) // (1 + most_options))
+
+    def _score(self, questions: Items[Question]) -> list[tuple[float, ...]]:
+        """Prefix and prompts are computed once; the options are continued from them, all of them together."""
         start = len(self._prefix)
-        prompt = self._plain(question.prompt)
-        options = [self._plain(option) for option in question.options]
-        self._forget(range(_PROMPT, _FIRST_OPTION + len(options)))
-        self._share(_PREFIX, _PROMPT, start)
-        self._step([self._row(_PROMPT, start, tuple(prompt), wants_logits=True)])
-        first = _log_softmax(self._runner.logits(0))
-        end = start + len(prompt)
-        rows: list[Row] = []
-        for index, option in enumerate(options):
-            self._share(_PROMPT, _FIRST_OPTION + index, end)
-            slot = _FIRST_OPTION + index
-            rows += [self._row(slot, end + at, (token,), wants_logits=True) for at, token in enumerate(option[:-1])]
-        if rows:
-            self._step(rows)
-        return self._means(first, options)
+        self._forget(range(_PREFIX + 1, len(self._sequences)))
+        rows = []
+        for slot, question in enumerate(questions, start=_PREFIX + 1):
+            self._share(_PREFIX, slot, start)
+            rows.append(self._row(slot, start, tuple(self._plain(question.prompt)), wants_logits=True))
+        self._step(rows)
+        answers = [
+            _Answer(index, start + len(row.tokens), self._plain(option))
+            for index, (row, question) in enumerate(zip(rows, questions, strict=True))
+            for option in question.options
+        ]
+        firsts = [_log_softmax(self._runner.logits(index)) for index in range(len(rows))]
+        for answer in answers:
+            answer.logs.append(float(firsts[answer.question][answer.tokens[0]]))
+        self._continue(answers, first_slot=_PREFIX + 1 + len(rows))
+        means = [sum(answer.logs) / len(answer.logs) for answer in answers]
+        return [
+            tuple(mean for mean, answer in zip(means, answers, strict=True) if answer.question == index)
+            for index in range(len(rows))
+        ]
 
-    def _means(self, first: NDArray[np.float32], options: list[list[int]]) -> tuple[float, ...]:
-        """Mean log-probability per token; batch row ``at`` says what follows its own token."""
-        means: list[float] = []
-        at = 0
-        for option in options:
-            logs = [float(first[option[0]])]
-            for token in option[1:]:
-                logs.append(float(_log_softmax(self._runner.logits(at))[token]))
-                at += 1
-            means.append(sum(logs) / len(logs))
-        return tuple(means)
+    def _continue(self, answers: list["_Answer"], *, first_slot: int) -> None:
+        """Each answer in a sequence of its own behind its question; a token's row says how likely the next one is."""
+        steps: list[tuple[Row, _Answer, int]] = []
+        for slot, answer in enumerate(answers, start=first_slot):
+            self._share(_PREFIX + 1 + answer.question, slot, answer.start)
+            for at, (token, following) in enumerate(pairwise(answer.tokens)):
+                steps.append((self._row(slot, answer.start + at, (token,), wants_logits=True), answer, following))
+        for batch in _in_batches(steps, len(self._sequences)):  # the runner has room for so many outputs
+            self._step([row for row, _, _ in batch])
+            for at, (_, answer, following) in enumerate(batch):
+                answer.logs.append(float(_log_softmax(self._runner.logits(at))[following]))
 
     # -- the runner --
 
@@ -132,7 +160,7 @@ class Bench:
             chunk = tuple(tokens[at : at + chunk_tokens])
             self._step([self._row(slot, at, chunk, wants_logits=at + len(chunk) == len(tokens))])
 
-    def _step(self, rows: list[Row]) -> None:
+    def _step(self, rows: Items[Row]) -> None:
         if (status := self._runner.decode(rows)) != DECODE_OK:
             raise EngineError(f"llama.cpp could not compute a batch (status {status})")
 
@@ -201,6 +229,11 @@ class Probe:
         if self._bench is None:
             raise EngineError("a command came before a model was loaded")
         return self._bench
+
+
+def _in_batches(items: Items[T], size: int) -> Iterator[Items[T]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

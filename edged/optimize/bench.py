@@ -10,7 +10,7 @@ from edged.optimize.items import Task
 from edged.optimize.state import Pair, Scores, Timing
 
 POOL_TOKENS = 2048
-SLOTS = 16
+SLOTS = 32
 BATCH_TOKENS = 512
 CHUNK_QUESTIONS = 12
 

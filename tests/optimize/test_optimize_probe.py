@@ -44,10 +44,10 @@ def test_foreseeing_writes_nothing(probe, model_path, tmp_path):
 
 
 def test_options_are_scored_alike_whatever_was_asked_before(probe, model_path):
-    """Sharing the prefix through the KV cache changes no score, and neither do earlier questions."""
+    """Sharing the prefix changes no score, nor do other questions, nor more tokens than one batch has outputs."""
     opened(probe, model_path)
     capital = Question("The capital of France is", (" Paris", " Rome", " made of old cheese"))
-    colour = Question("The sky is", (" blue", " a very long and green caterpillar"))
+    colour = Question("The sky is", (" blue", " a very long and green caterpillar that eats leaves all day"))
     (alone,) = probe.ask(Score("", (capital,)), Scored).scores
     both = probe.ask(Score("", (colour, capital, colour)), Scored).scores
     assert both[1] == pytest.approx(alone, abs=1e-3)
