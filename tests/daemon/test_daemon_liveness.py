@@ -38,7 +38,7 @@ def test_health_answers_in_time_during_a_long_prefill(tmp_path, model_path):
     """p99 of /health/live stays under 250 ms while a long prompt is prefilled (A12)."""
     with daemon(tmp_path, config_text(model=model_path, server="max_body_bytes = 20000000")) as box:
         box.wait_ready()
-        prompt = "the quick brown fox jumps over the lazy dog " * 90
+        prompt = "the quick brown fox jumps over the lazy dog " * 50
         done = []
         with in_background(lambda: done.append(box.ask(prompt, max_tokens=4, model="small")[0])):
             took = polled(box, lambda: done)
@@ -188,6 +188,6 @@ def test_a_prompt_that_waits_for_its_turn_is_not_stuck(tmp_path, model_path):
     with daemon(tmp_path, config_text(model=model_path, settings=settings)) as box:
         box.wait_ready()
         pid = box.worker_pid
-        prompt = "the quick brown fox jumps over the lazy dog " * 60
+        prompt = "the quick brown fox jumps over the lazy dog " * 40
         assert box.ask(prompt, max_tokens=2, model="small")[0] == 200
         assert until(lambda: box.worker_pid) == pid

@@ -117,12 +117,6 @@ def test_models_are_listed_and_found(client):
         ({"messages": []}, openai.BadRequestError, "invalid_value", "messages"),
         ({"model": "nobody"}, openai.NotFoundError, "model_not_found", "model"),
         ({"extra_body": {"no_such_field": 1}}, openai.BadRequestError, "unknown_parameter", "no_such_field"),
-        (
-            {"response_format": {"type": "json_object"}},
-            openai.BadRequestError,
-            "unsupported_parameter",
-            "response_format",
-        ),
         ({"logit_bias": {"999999": 1}}, openai.BadRequestError, "invalid_request", "logit_bias"),
         ({"model": "broke"}, openai.RateLimitError, "budget_exhausted", None),
         (
