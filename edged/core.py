@@ -379,7 +379,8 @@ class Attempt:
 class Record:
     """The one honest line a request leaves in the ledger. ``received_at`` is Unix time and only a label.
 
-    ``ttft_s`` and ``total_s`` count from receipt; ``ttft_s`` is what the client saw: the first token *sent*.
+    ``ttft_s`` and ``total_s`` count from receipt; ``ttft_s`` is when a stream's first token was sent, or when the
+    author of a whole answer had its first one.
     """
 
     id: str

@@ -187,6 +187,13 @@ class Trace:
         if self.first_sent_s is None:
             self.first_sent_s = time.monotonic()
 
+    def _ttft_s(self) -> float | None:
+        """Receipt to the first token: as the client saw it in a stream, as its author had it in a whole answer."""
+        seen_s = self.first_sent_s
+        if seen_s is not None and not self.request.stream and self.author is not None:
+            seen_s = self.author.first_token_s or seen_s
+        return None if seen_s is None else seen_s - self.request.received_s
+
     def record(self, status: Status, *, error: str | None = None) -> Record:
         """The one record; may be asked for before the end, it changes nothing."""
         request, author = self.request, self.author
@@ -207,7 +214,7 @@ class Trace:
             stream=request.stream,
             confidence=self.confidence,
             predicted_ttft_s=predicted[-1] if predicted else None,
-            ttft_s=None if self.first_sent_s is None else self.first_sent_s - request.received_s,
+            ttft_s=self._ttft_s(),
             total_s=self.elapsed_s,
             timings=author.timings if author else Timings(),
             attempts=tuple(attempt.freeze(request.received_s) for attempt in self.attempts),
