@@ -145,6 +145,8 @@ class ModelConfig(Section):
     kv_tokens: int | None = Field(default=None, ge=16)
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     gpu_layers: int = Field(default=0, ge=-1)
+    main_gpu: int = Field(default=0, ge=0)
+    offload_kv: bool = True
     prefill_chunk_tokens: int = Field(default=256, ge=8, le=8192)
     max_output_tokens: int = Field(default=2048, ge=1)
     one_tenant: bool = False

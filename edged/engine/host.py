@@ -326,6 +326,8 @@ class Engine:
             gpu_layers=config.gpu_layers,
             prefill_chunk_tokens=config.prefill_chunk_tokens,
             one_tenant=config.one_tenant,
+            main_gpu=config.main_gpu,
+            offload_kv=config.offload_kv,
         )
 
     def _give_up_loading(self) -> None:
@@ -369,8 +371,8 @@ class Engine:
                 self.config.context_tokens,
                 event.context_train_tokens,
             )
-        if event.template_note:
-            log.warning("model=%s %s", self.config.name, event.template_note)
+        for note in event.notes:
+            log.warning("model=%s %s", self.config.name, note)
         log.info("model=%s loaded (%s) in %.2f s", self.config.name, event.description, event.load_s)
         if self._worker is not None:
             self._worker.send(SetThreads(self._threads))  # what is free may have changed while it loaded

@@ -77,6 +77,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     gpu_layers: int
     prefill_chunk_tokens: int
     one_tenant: bool = False
+    main_gpu: int = 0
+    offload_kv: bool = True
 
     @property
     def sequences(self) -> int:
@@ -157,7 +159,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     context_train_tokens: int
     description: str
     load_s: float
-    template_note: str | None
+    notes: tuple[str, ...]
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

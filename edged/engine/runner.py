@@ -209,6 +209,7 @@ class Runner:
         params.n_threads = params.n_threads_batch = load.threads
         params.kv_unified = True
         params.type_k = params.type_v = _KV_FORMATS[load.kv_format]
+        params.offload_kqv = load.offload_kv
         params.flash_attn_type = 1
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
@@ -248,9 +249,17 @@ class _Batch:
         self.raw.n_tokens = at
 
 
+def gpu_note(load: Load) -> str | None:
+    """What to say where layers should go to a GPU that this build cannot use."""
+    if load.gpu_layers == 0 or llama.llama_supports_gpu_offload():
+        return None
+    return "gpu_layers is set, but this build of llama.cpp has no GPU back end: it runs on the CPU (see docs/gpu.md)"
+
+
 def _load_model(load: Load) -> llama.llama_model_p:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = load.gpu_layers
+    params.main_gpu = load.main_gpu
     model = llama.llama_model_load_from_file(os.fsencode(load.path), params)
     if not model:
         raise EngineError("llama.cpp cannot load this model file")

@@ -45,7 +45,7 @@ from edged.engine.protocol import (
     Submit,
     Turn,
 )
-from edged.engine.runner import Runner, Vocabulary, capture_log
+from edged.engine.runner import Runner, Vocabulary, capture_log, gpu_note
 from edged.engine.sequence import Sequence
 from edged.errors import ContextOverflow, EdgedError, TemplateRejected
 
@@ -139,7 +139,7 @@ class Worker:
                 context_train_tokens=runner.context_train_tokens,
                 description=runner.description,
                 load_s=time.monotonic() - started_s,
-                template_note=note,
+                notes=tuple(filter(None, (note, gpu_note(load)))),
             )
         )
 

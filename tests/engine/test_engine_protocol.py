@@ -47,7 +47,7 @@ COMMANDS = [
     Shutdown(),
 ]
 EVENTS = [
-    Loaded(49152, 8192, "llama", 0.5, None),
+    Loaded(49152, 8192, "llama", 0.5, ("a note",)),
     LoadFailed("no"),
     Prepared("a", 10, 5, STATS),
     Refused("a", "engine_error", "why"),
