@@ -46,6 +46,7 @@ class ToolCallParser:
         self._held = ""
         self._spaces = ""
         self._said = False
+        self._after_call = False
         self._count = 0
         self._arguments = ObjectScanner()
         self._text: list[str] = []
@@ -72,13 +73,14 @@ class ToolCallParser:
         return self._taken()
 
     def finish(self) -> Parsed:
-        """The answer is over: what was held as the beginning of a call is text after all."""
-        if self._state is _State.HEAD:
-            self._say(self._form.opening + self._held)
-        elif self._state is _State.ARGUMENTS:
+        """The answer is over: what was held as the beginning of a call is text after all, except right behind a call.
+
+        There it is the next one, cut for length.
+        """
+        if self._state is _State.ARGUMENTS:
             self._delta(self._arguments.flush())
-        elif self._state is _State.TEXT:
-            self._say(self._held)
+        elif self._state is not _State.TAIL and not self._after_call:
+            self._say(self._form.opening + self._held if self._state is _State.HEAD else self._held)
         if not self._count and self._spaces:
             self._text.append(self._spaces)
         self._held, self._spaces, self._state = "", "", _State.TEXT
@@ -148,7 +150,7 @@ class ToolCallParser:
         self._calls.append(ToolCallDelta(self._count, id=self._new_id(), name=match[1]))
         self._count += 1
         self._arguments = ObjectScanner()
-        self._state = _State.ARGUMENTS
+        self._state, self._after_call = _State.ARGUMENTS, True
 
     def _in_arguments(self) -> bool:
         piece, self._held = self._arguments.feed(self._held)
@@ -191,7 +193,7 @@ class ToolCallParser:
         solid = text.rstrip()
         if solid:
             self._text.append(solid)
-            self._said = True
+            self._said, self._after_call = True, False
         self._spaces = text[len(solid) :]
 
     def _delta(self, arguments: str) -> None:

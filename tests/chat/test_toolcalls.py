@@ -163,6 +163,13 @@ def test_a_call_whose_closing_markup_was_cut_is_whole():
     assert parse(HERMES, ['<tool_call>\n{"name": "add", "arguments": {"a": 1}'])[1] == [("id0", "add", '{"a": 1}')]
 
 
+@pytest.mark.parametrize("rest", ["\n<tool", "\n<tool_call>", '\n<tool_call>\n{"name": "get_'])
+def test_a_second_call_that_was_cut_is_no_text(rest):
+    """Behind a call the beginning of the next one is markup; behind text it would be text."""
+    assert parse(HERMES, [calls_text(HERMES, PARIS) + rest])[:2] == ("", [("id0", "get_weather", PARIS.arguments)])
+    assert parse(HERMES, [calls_text(HERMES, PARIS) + "\nSo" + rest])[0] == "\nSo" + rest
+
+
 def test_bare_calls_are_only_looked_for_where_an_answer_begins():
     """JSON in the middle of an answer of a family without markup is text."""
     text = 'Sure: {"name": "add", "parameters": {}}'
