@@ -133,8 +133,11 @@ class Compiler:
 
     def _matcher(self, text: str, form: Form) -> LLMatcher:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
+        begins = not matcher.is_error() and any(matcher.compute_bitmask())
         if error := matcher.get_error():
             raise _refusal(error, form)
+        if not begins or matcher.is_stopped():
+            raise _refusal("no answer that says anything keeps to it", form)
         return matcher
 
     def _parser(self, tools: tuple[Tool, ...]) -> Callable[[], ToolCallParser]:

@@ -349,21 +349,24 @@ class DecodeLoop:
 
     def _add(self, sequences: tuple[Sequence, ...]) -> None:
         try:
-            choices = {sequence: self._new_choice(sequence) for sequence in sequences}
+            for sequence in sequences:
+                self._open(sequence)
         except ConstraintFailed as exc:
+            for sequence in sequences:
+                self._close(sequence)
             self._refuse(sequences[0].id, exc)
             return
-        self._choices |= choices
         for sequence in sequences:
             self._scheduler.add(sequence)
 
-    def _new_choice(self, sequence: Sequence) -> _Choice:
-        """Its parts, brought up to what an earlier try generated. Raises: ConstraintFailed."""
+    def _open(self, sequence: Sequence) -> None:
+        """Make a choice's parts, brought up to what an earlier try generated. Raises: ConstraintFailed."""
         blueprint, stops = sequence.blueprint, sequence.params.stop
         parser = blueprint.parser() if blueprint else None
         constraint = blueprint.constraint() if blueprint else None
         markup = blueprint.markup if blueprint else {}
         choice = _Choice(AnswerText(stops, parser), self._runner.sampler(sequence.params), constraint, markup)
+        self._choices[sequence] = choice
         for token in sequence.tokens[sequence.prompt_tokens :]:
             choice.answer.feed(self._piece(choice, token))
             choice.sampler.accept(token)
@@ -371,7 +374,6 @@ class DecodeLoop:
                 constraint.accept(token)
         if constraint:
             constraint.prepare()
-        return choice
 
     def _close(self, sequence: Sequence) -> None:
         if choice := self._choices.pop(sequence, None):
