@@ -88,7 +88,9 @@ def tokens(*probabilities):
     return [Token(b"x", math.log(p) if p > 0 else -math.inf) for p in probabilities]
 
 
-def an_observation(*, said=(), finish=None, elapsed_s=0.1, silence_s=0.0, has_text=True, cut_short=False, others=()):
+def an_observation(
+    *, said=(), finish=None, elapsed_s=0.1, silence_s=0.0, has_text=True, cut_short=False, others=(), **fields
+):
     """An answer of one choice that said ``said``; ``others`` are further (tokens, finish) pairs."""
     pairs = [(said, finish), *others]
     return Observation(
@@ -98,6 +100,7 @@ def an_observation(*, said=(), finish=None, elapsed_s=0.1, silence_s=0.0, has_te
         finishes=tuple(end for _, end in pairs),
         has_text=has_text,
         cut_short=cut_short,
+        **fields,
     )
 
 
