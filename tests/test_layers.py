@@ -98,6 +98,11 @@ def test_only_three_modules_know_llama_cpp():
     assert _importers("llama_cpp") <= allowed
 
 
+def test_only_the_workers_constraints_know_llguidance():
+    """It reads llama.cpp's vocabulary, so it belongs where llama.cpp is."""
+    assert _importers("llguidance") == {"edged.engine.compiler", "edged.engine.constraint"}
+
+
 def test_the_daemons_side_never_loads_llama_cpp():
     """host.py and what it imports stay free of the library: only the worker's own modules reach it."""
     reached, todo = set(), ["edged.engine.host", "edged.dispatch.dispatcher"]
@@ -106,7 +111,7 @@ def test_the_daemons_side_never_loads_llama_cpp():
         reached.add(module)
         names = {name if name in MODULES else name.rpartition(".")[0] for name in IMPORTS[module]}
         todo += [name for name in names if name in MODULES and name not in reached]
-    assert not reached & _importers("llama_cpp")
+    assert not reached & (_importers("llama_cpp") | _importers("llguidance"))
 
 
 @pytest.mark.parametrize("package", PURE)
