@@ -4,6 +4,7 @@ An answer that was asked for in a form never runs without it: what cannot be com
 """
 
 import secrets
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,8 @@ class Compiler:
         """Made at the first use: it takes a fifth of a second at 49k tokens, and memory."""
         if self._lazy_tokenizer is None:
             ends = self._vocabulary.end_tokens()
-            self._lazy_tokenizer = lltokenizer_from_vocab(self._vocabulary.handle, eos_token=ends)
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it calls an older name
+                self._lazy_tokenizer = lltokenizer_from_vocab(self._vocabulary.handle, eos_token=ends)
         return self._lazy_tokenizer
 
     # -- one form --
