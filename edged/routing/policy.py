@@ -140,7 +140,7 @@ def review_admission(
         stage="review_admission",
         at_s=elapsed_s,
         predicted_ttft_s=ttft_s,
-        threshold=threshold,
+        threshold=None if ttft_s is None else threshold,
     )
 
 

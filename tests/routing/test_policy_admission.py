@@ -182,3 +182,12 @@ def test_a_confidence_asked_for_is_judged_even_on_an_eager_route():
     route = a_route(release="eager")
     assert terms(route, a_request(limits={"min_confidence": 0.3})).release is Release.GUARDED
     assert terms(route, a_request()).release is Release.EAGER
+
+
+def test_a_limit_is_named_only_beside_the_number_it_limits() -> None:
+    """Without a measured rate nothing is predicted, so no threshold was applied and none is recorded."""
+    unmeasured = an_engine_snapshot(prefill_tps=None)
+    request, allowed = a_request(), terms(a_route(cloud=("cloud/big-model",)), a_request())
+    decision = review_admission(allowed, unmeasured, request, prompt_tokens=9, cached_tokens=0, elapsed_s=0.1)
+    assert decision.predicted_ttft_s is None
+    assert decision.threshold is None
