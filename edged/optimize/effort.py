@@ -32,8 +32,8 @@ QUICK = Effort(
     name="quick",
     formats=("Q8_0", "Q4_0"),
     rounds=2,
-    prefill_tokens=256,
+    prefill_tokens=128,
     decode_tokens=32,
-    items=24,
+    items=16,
     settings=False,
 )
