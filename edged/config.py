@@ -163,8 +163,11 @@ class ModelConfig(Section):
 
     @property
     def pool_tokens(self) -> int:
-        """Cells of the KV pool: what ``kv_tokens`` says, else a full context for every slot."""
-        return self.kv_tokens or self.context_tokens * self.slots
+        """Cells of the KV pool: what ``kv_tokens`` says, else full contexts for five of eight slots.
+
+        Cells are memory whether used or not, and few requests fill their context; those that do wait for each other.
+        """
+        return self.kv_tokens or self.context_tokens * -(-5 * self.slots // 8)
 
 
 class UpstreamModelConfig(Section):
