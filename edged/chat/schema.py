@@ -19,6 +19,8 @@ MAX_ENUM_VALUES = 1_000
 MAX_REQUIRED_COUNT = 65_536
 """The longest ``minLength`` or ``minItems``: more than an answer could hold."""
 MAX_COUNT = 2**31 - 1
+MAX_MULTIPLE = 10_000
+"""A grammar counts remainders: the largest ``multipleOf`` whose grammar compiles in no time."""
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
@@ -170,6 +172,9 @@ def _check_node(node: _Node, allowance: Allowance) -> None:
     for keyword in _COUNTS:
         if keyword in schema:
             _check_count(keyword, schema[keyword], f"{place}.{keyword}")
+    multiple = schema.get("multipleOf", 1)
+    if type(multiple) not in (int, float) or not 0 < multiple <= MAX_MULTIPLE:
+        raise _wrong(f"{place}.multipleOf", f"must be a number over 0, at most {MAX_MULTIPLE}")
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise _wrong(f"{place}.required", "must be an array of property names")

@@ -5,7 +5,7 @@ An answer that was asked for in a form never runs without it: what cannot be com
 
 import secrets
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -22,13 +22,17 @@ from edged.engine.constraint import Matched, Opened
 from edged.engine.form import Blueprint, Constraint
 from edged.engine.limits import TimeLimitExceeded, time_limit
 from edged.engine.protocol import Form
-from edged.errors import EdgedError, InvalidRequest, Unsupported
+from edged.errors import EdgedError, EngineError, InvalidRequest, Unsupported
 
 _KEPT_BLUEPRINTS = 16
 _CONVERSION_LIMIT_S = 1.0
 _MOST_ERROR_CHARACTERS = 200
-_LIMITS = LLParserLimits(max_grammar_size=200_000, verbose_errors=False)
-"""Bounds on compiling, which cannot be interrupted: about half a second at worst on the reference box."""
+_LIMITS = LLParserLimits(max_grammar_size=200_000, step_max_items=10_000, step_lexer_fuel=100_000, verbose_errors=False)
+_COMPILE_LIMIT_S = 2.0
+_COMPILING_AT_ONCE = 2
+"""Compiling cannot be interrupted: what takes too long is refused and ends behind the scenes."""
+_MASKS_AT_ONCE = 4
+_KEPT_REFUSALS = 64
 
 _BEYOND_GRAMMARS = ("unimplemented", "unknown format", "not supported", "retriev", "too complex", "limit")
 _ID_CHARACTERS = 24
@@ -56,8 +60,10 @@ class Compiler:
         self._vocabulary = vocabulary
         self._tool_format = form
         self._lazy_tokenizer: LLTokenizer | None = None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mask")
+        self._pool = ThreadPoolExecutor(_MASKS_AT_ONCE, thread_name_prefix="mask")
+        self._compiling = ThreadPoolExecutor(_COMPILING_AT_ONCE, thread_name_prefix="compile")
         self._kept: OrderedDict[Form, Blueprint] = OrderedDict()
+        self._too_costly: deque[Form] = deque(maxlen=_KEPT_REFUSALS)
 
     def compile(self, form: Form) -> Blueprint:
         """Raises: InvalidRequest where the form is wrong, Unsupported where it is beyond this engine."""
@@ -134,8 +140,16 @@ class Compiler:
         return Matched(prototype.deep_copy(), self._vocabulary.size_tokens, self._pool)
 
     def _matcher(self, text: str, form: Form) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=_LIMITS)
-        begins = not matcher.is_error() and any(matcher.compute_bitmask())
+        if form in self._too_costly:
+            raise _refusal(_TOO_COSTLY, form)
+        job = self._compiling.submit(_compiled, self._tokenizer, text)
+        try:
+            matcher, begins = job.result(timeout=_COMPILE_LIMIT_S)
+        except TimeoutError:
+            if job.cancel():  # it had not begun
+                raise EngineError("the forms of other requests are still being compiled") from None
+            self._too_costly.append(form)
+            raise _refusal(_TOO_COSTLY, form) from None
         if error := matcher.get_error():
             raise _refusal(error, form)
         if not begins or matcher.is_stopped():
@@ -168,6 +182,15 @@ class Compiler:
     def _single(self, markup: str) -> int | None:
         tokens = self._vocabulary.tokenize(markup, add_special=False, parse_special=True)
         return tokens[0] if len(tokens) == 1 else None
+
+
+_TOO_COSTLY = f"it takes longer than {_COMPILE_LIMIT_S:g} s to compile"
+
+
+def _compiled(tokenizer: LLTokenizer, text: str) -> tuple[LLMatcher, bool]:
+    """A matcher, and whether any token can begin an answer; errors are for the matcher to tell."""
+    matcher = LLMatcher(tokenizer, text, log_level=0, limits=_LIMITS)
+    return matcher, not matcher.is_error() and any(matcher.compute_bitmask())
 
 
 def _lark(gbnf: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edged.chat.toolformats import ToolFormat
 from edged.engine.form import ConstraintFailed
 
+_MASK_LIMIT_S = 1.0
 _MOST_ERROR_CHARACTERS = 200
 
 
@@ -42,17 +43,25 @@ class Matched:
         self.prepare()
         if self._pending is None:
             raise ConstraintFailed(self._why("it is complete, yet the answer goes on"))
-        mask, self._pending = self._pending.result(), None
+        mask = self._computed()
         if self._matcher.is_error() or not mask.any():
             raise ConstraintFailed(self._why("no token may follow"))
         return mask
 
     def accept(self, token: int) -> None:
         if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+            self._computed()
         if not self._matcher.consume_token(token):
             raise ConstraintFailed(self._why("the token does not follow"))
+
+    def _computed(self) -> NDArray[np.bool_]:
+        """The mask under way. Waiting for it holds up every neighbour in the batch, so it has a limit."""
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        try:
+            return pending.result(timeout=_MASK_LIMIT_S)
+        except TimeoutError:
+            raise ConstraintFailed(f"the next token takes longer than {_MASK_LIMIT_S:g} s to decide on") from None
 
     def _fill(self) -> NDArray[np.bool_]:
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 import time
 
 import llama_cpp.llama_cpp as llama
@@ -13,6 +14,7 @@ from edged.engine.compiler import Compiler
 from edged.engine.form import ConstraintFailed
 from edged.engine.protocol import Form, ToolRow
 from edged.engine.runner import Vocabulary
+from edged.errors import EngineError, InvalidRequest
 
 SPECIAL = ToolFormat("special", "<repo_name>", "<file_sep>")
 """Markup that is a control token in this vocabulary, as Mistral's and Granite's is in theirs."""
@@ -160,6 +162,44 @@ def test_the_dearest_schemas_compile_within_a_second(compilers):
         started_s = time.monotonic()
         assert compilers(GENERIC).compile(form).constraint().mask().any()
         assert time.monotonic() - started_s < 3, "three times what a loaded box takes"
+
+
+def test_what_takes_too_long_to_compile_is_refused_and_remembered(vocabulary, monkeypatch):
+    """Nobody waits for it twice, and others can compile meanwhile."""
+    compiler = Compiler(vocabulary, GENERIC)
+    compiler.compile(Form(kind="regex", definition="warm"))
+    monkeypatch.setattr("edged.engine.compiler._COMPILE_LIMIT_S", 0.05)
+    costly = Form(kind="json_schema", definition='{"type": "integer", "multipleOf": 49999}')
+    for limit_s in (1.0, 0.02):
+        started_s = time.monotonic()
+        with pytest.raises(InvalidRequest, match="to compile"):
+            compiler.compile(costly)
+        assert time.monotonic() - started_s < limit_s
+    monkeypatch.undo()
+    assert compiler.compile(Form(kind="regex", definition="yes|no")).constraint().mask().any()
+
+
+def test_where_every_compiler_is_taken_it_is_not_the_requests_fault(vocabulary, monkeypatch):
+    """Another backend may answer."""
+    compiler, gate = Compiler(vocabulary, GENERIC), threading.Event()
+    compiler.compile(Form(kind="regex", definition="warm"))
+    monkeypatch.setattr("edged.engine.compiler._COMPILE_LIMIT_S", 0.05)
+    for _ in range(2):
+        compiler._compiling.submit(gate.wait)
+    with pytest.raises(EngineError):
+        compiler.compile(Form(kind="regex", definition="a"))
+    gate.set()
+
+
+def test_a_mask_that_takes_too_long_fails_its_own_request(compilers, monkeypatch):
+    """A neighbour waits no longer than the limit."""
+    monkeypatch.setattr("edged.engine.constraint._MASK_LIMIT_S", 0.05)
+    gate = threading.Event()
+    constraint = compilers(GENERIC).compile(Form(kind="regex", definition="[a-z]+")).constraint()
+    constraint._pending = constraint._pool.submit(gate.wait)
+    with pytest.raises(ConstraintFailed, match="longer"):
+        constraint.mask()
+    gate.set()
 
 
 def test_a_tool_is_described_by_the_shared_noun():
