@@ -5,10 +5,8 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _NAMES = ("model name", "cpu family", "model", "CPU implementer", "CPU architecture", "CPU part", "Hardware", "uarch")
-_VECTOR = (
-    *("avx", "f16c", "fma", "amx", "sse4", "ssse3", "vnni"),  # x86
-    *("asimd", "sve", "sme", "i8mm", "bf16", "neon"),  # Arm
-)
+_VECTOR_X86 = ("avx", "f16c", "fma", "amx", "sse4", "ssse3")
+_VECTOR_ARM = ("asimd", "sve", "sme", "i8mm", "bf16", "neon")
 
 
 def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
@@ -19,9 +17,12 @@ def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
         text = ""
     fields = _first_cpu(text)
     names = [fields[name] for name in _NAMES if fields.get(name)]
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
-    vector = sorted(flag for flag in flags if any(word in flag for word in _VECTOR))
+    vector = _starting(fields.get("flags"), _VECTOR_X86) + _starting(fields.get("Features"), _VECTOR_ARM)
     return " ".join([platform.machine(), *names, *vector])
+
+
+def _starting(flags: str | None, words: tuple[str, ...]) -> list[str]:
+    return sorted(flag for flag in (flags or "").split() if flag.startswith(words))
 
 
 def _first_cpu(text: str) -> dict[str, str]:

@@ -155,7 +155,7 @@ flags\t\t: fpu {flags}
 
 @pytest.mark.parametrize(
     ("flags", "same"),
-    [("fma avx2", True), ("avx2 fma rrsba ibpb", True), ("avx2 fma avx512f", False), ("avx2", False)],
+    [("fma avx2", True), ("avx2 fma rrsba smep sme", True), ("avx2 fma avx512f", False), ("avx2", False)],
 )
 def test_a_cpu_is_known_by_what_makes_formats_fast(tmp_path, flags, same):
     """Vector instructions count; flags that come with a kernel or a mitigation do not, nor does their order."""
