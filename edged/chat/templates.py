@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edged.chat import toolformats
@@ -39,6 +42,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class _Generation(Extension):
+    """``{% generation %}`` marks what an assistant wrote, for training; here its content is all there is to it."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration of it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _raise_exception(message: object) -> None:
     """The function templates call to refuse a conversation."""
     raise TemplateRejected(f"the model's chat template refuses this conversation: {str(message)[:200]}")
@@ -52,7 +65,9 @@ class ChatTemplate:
             raise TemplateRejected(f"the model's chat template is longer than {MAX_TEMPLATE_CHARS} characters")
         self._control = ControlTexts(control_texts)
         self.tool_format = toolformats.detect(source)
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = _Sandbox(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+        )
         environment.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": lambda form: datetime.now(tz=UTC).strftime(form),

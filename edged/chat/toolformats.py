@@ -20,6 +20,7 @@ class ToolFormat:
 
     ``in_list``: the calls of an answer are the elements of one JSON array. Without an ``opening`` the answer itself is
     the call. ``is_native``: the template renders tools and calls; else ``shown`` rewrites them as text.
+    ``is_parallel``: it takes a turn of several calls.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ToolFormat:
     arguments_key: str = "arguments"
     in_list: bool = False
     is_native: bool = True
+    is_parallel: bool = True
     id_characters: int | None = None
 
     @property
@@ -59,9 +61,8 @@ class ToolFormat:
 
 
 HERMES = ToolFormat("hermes", "<tool_call>", "</tool_call>")
-LLAMA = ToolFormat("llama", arguments_key="parameters")
+LLAMA = ToolFormat("llama", arguments_key="parameters", is_parallel=False)
 MISTRAL = ToolFormat("mistral", "[TOOL_CALLS]", in_list=True, id_characters=_MISTRAL_ID_CHARACTERS)
-GRANITE = ToolFormat("granite", "<|tool_call|>", in_list=True)
 GENERIC = replace(HERMES, name="generic", is_native=False)
 
 # (marks that must all be in a template, marks that must not): XML or Python arguments are forms we do not read.
@@ -69,7 +70,6 @@ _FAMILIES = (
     (HERMES, ("<tool_call>", '"arguments"'), ("<function=", "<arg_key>")),
     (HERMES, ("<tool_call>", "'arguments'"), ("<function=", "<arg_key>")),
     (MISTRAL, ("[TOOL_CALLS]", "[AVAILABLE_TOOLS]"), ("[ARGS]", "[CALL_ID]")),
-    (GRANITE, ("<|tool_call|>", "'name'"), ("<function=", "functools")),
     (LLAMA, ("ipython", '"parameters": '), ()),
 )
 

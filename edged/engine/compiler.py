@@ -93,7 +93,7 @@ class Compiler:
         return Blueprint(self._tool_constraint(form, tools), self._parser(tools), self._markup())
 
     def _tool_constraint(self, form: Form, tools: tuple[Tool, ...]) -> Callable[[], Constraint]:
-        most = grammar.MAX_CALLS if form.parallel else 1
+        most = grammar.MAX_CALLS if form.parallel and self._tool_format.is_parallel else 1
         kind = OutputKind(form.kind)
         if form.mode != ToolMode.AUTO:
             text = grammar.calls(self._tool_format, tools, most=most, mark=self._mark)
@@ -134,7 +134,9 @@ class Compiler:
         def piece(token: int) -> bytes:
             return shown.get(token) or self._vocabulary.piece(token)
 
-        return lambda: Opened(self._tool_format, begin=begin, piece=piece, again=form.parallel)
+        return lambda: Opened(
+            self._tool_format, begin=begin, piece=piece, again=form.parallel and self._tool_format.is_parallel
+        )
 
     def _matched(self, prototype: LLMatcher) -> Matched:
         return Matched(prototype.deep_copy(), self._vocabulary.size_tokens, self._pool)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.chat.toolcalls import ToolCallParser
-from edged.chat.toolformats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, written
+from edged.chat.toolformats import GENERIC, HERMES, LLAMA, MISTRAL, written
 from edged.core import ToolCall
 
-FORMS = (HERMES, GENERIC, MISTRAL, GRANITE, LLAMA)
+FORMS = (HERMES, GENERIC, MISTRAL, LLAMA)
 NAMES = ("get_weather", "add")
 
 
@@ -58,7 +58,7 @@ def test_plain_text_is_plain_text(form):
         assert parse(form, [text])[:2] == (text, [])
 
 
-@pytest.mark.parametrize("form", [HERMES, MISTRAL, GRANITE], ids=lambda form: form.name)
+@pytest.mark.parametrize("form", [HERMES, MISTRAL], ids=lambda form: form.name)
 def test_text_before_a_call_is_kept_and_the_space_between_is_not(form):
     """What the model said first is said; the line break before the markup is part of the markup."""
     text, calls, _ = parse(form, ["Let me look.\n", calls_text(form, PARIS)])

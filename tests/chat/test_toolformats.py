@@ -6,7 +6,7 @@ import re
 import pytest
 
 from edged.chat.templates import CHATML, ChatTemplate
-from edged.chat.toolformats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, detect, parameters, shown
+from edged.chat.toolformats import GENERIC, HERMES, LLAMA, MISTRAL, detect, parameters, shown
 from edged.core import Message, Role, Tool, ToolCall
 
 WEATHER = Tool("get_weather", "Weather <now>", '{"type": "object", "properties": {"city": {"type": "string"}}}')
@@ -32,7 +32,6 @@ QWEN = (
         (TOOL_LOOP + "[AVAILABLE_TOOLS][TOOL_CALLS]", MISTRAL),
         (TOOL_LOOP + "[AVAILABLE_TOOLS][TOOL_CALLS]name[ARGS]", GENERIC),
         (TOOL_LOOP + """Environment: ipython {"name": x, "parameters": y}""", LLAMA),
-        (TOOL_LOOP + "<|tool_call|>{'name': x}", GRANITE),
         (TOOL_LOOP + "a form nobody knows", GENERIC),
     ],
 )
@@ -107,6 +106,12 @@ def test_control_tokens_in_tools_and_calls_stay_text():
         wanted = source.count("<|im_start|>") and 5
         assert sum(piece.count("<|im_start|>") for piece in pieces) == wanted
         assert "".join(pieces).count(evil) >= 5
+
+
+def test_marks_for_training_are_no_obstacle():
+    """Templates that mark what the assistant wrote render as without the marks."""
+    marked = CHATML.replace("{{ message.content }}", "{% generation %}{{ message.content }}{%- endgeneration %}")
+    assert rendered(marked, [ASKED]) == rendered(CHATML, [ASKED])
 
 
 def test_a_function_without_parameters_takes_none():

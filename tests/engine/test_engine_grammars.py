@@ -8,7 +8,7 @@ import time
 import llama_cpp.llama_cpp as llama
 import pytest
 
-from edged.chat.toolformats import GENERIC, GRANITE, HERMES, LLAMA, MISTRAL, ToolFormat
+from edged.chat.toolformats import GENERIC, HERMES, LLAMA, MISTRAL, ToolFormat
 from edged.core import Tool
 from edged.engine.compiler import Compiler
 from edged.engine.form import ConstraintFailed
@@ -17,9 +17,9 @@ from edged.engine.runner import Vocabulary
 from edged.errors import EngineError, InvalidRequest
 
 SPECIAL = ToolFormat("special", "<repo_name>", "<file_sep>")
-"""Markup that is a control token in this vocabulary, as Mistral's and Granite's is in theirs."""
+"""Markup that is a control token in this vocabulary, as Mistral's is in its own."""
 
-FORMS = pytest.mark.parametrize("form", [HERMES, GENERIC, MISTRAL, GRANITE, LLAMA, SPECIAL], ids=lambda form: form.name)
+FORMS = pytest.mark.parametrize("form", [HERMES, GENERIC, MISTRAL, LLAMA, SPECIAL], ids=lambda form: form.name)
 NUMBER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TOOLS = (ToolRow("add", None, json.dumps(NUMBER), strict=True), ToolRow("now", "Time", None, strict=False))
 
@@ -62,7 +62,7 @@ def tell(constraint, vocabulary, text):
 @pytest.mark.parametrize("mode", ["auto", "required"])
 def test_calls_in_the_familys_form_are_allowed(compilers, vocabulary, form, mode):
     """One call, and two where they may be parallel; the parser reads from the shown pieces what the grammar allowed."""
-    for calls in ([("add", '{"a": 1}')], [("now", "{}"), ("add", '{"a": -25}')]):
+    for calls in ([("add", '{"a": 1}')], [("now", "{}"), ("add", '{"a": -25}')])[: 1 + form.is_parallel]:
         blueprint = compilers(form).compile(Form(TOOLS, mode=mode))
         constraint, text = blueprint.constraint(), written(form, *calls)
         assert tell(constraint, vocabulary, text)
@@ -100,10 +100,10 @@ def test_a_required_answer_neither_says_anything_nor_ends_without_a_call(compile
 
 @FORMS
 def test_a_second_call_only_where_it_may_be(compilers, vocabulary, form):
-    """parallel_tool_calls false: after one call nothing may follow."""
+    """parallel_tool_calls false, or a template that takes one a turn: after one call nothing may follow."""
     two = written(form, ("now", "{}"), ("now", "{}"))
     for mode in ("auto", "required"):
-        constraint = compilers(form).compile(Form(TOOLS, mode=mode, parallel=False)).constraint()
+        constraint = compilers(form).compile(Form(TOOLS, mode=mode, parallel=not form.is_parallel)).constraint()
         with pytest.raises(ConstraintFailed):
             tell(constraint, vocabulary, two)
 
