@@ -143,6 +143,7 @@ class ModelConfig(Section):
     context_tokens: int = Field(default=4096, ge=16, le=1_048_576)
     slots: int = Field(default=4, ge=1, le=64)
     kv_tokens: int | None = Field(default=None, ge=16)
+    kv_format: Literal["f16", "q8_0"] = "f16"
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     gpu_layers: int = Field(default=0, ge=-1)
     main_gpu: int = Field(default=0, ge=0)

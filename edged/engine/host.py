@@ -312,6 +312,7 @@ class Engine:
             pool_tokens=load.pool_tokens,
             sequences=load.sequences,
             batch_tokens=load.batch_tokens,
+            cell_type=load.kv_format,
         )
         memory.check(need, memory.available())
 
@@ -322,6 +323,7 @@ class Engine:
             context_tokens=config.context_tokens,
             slots=config.slots,
             pool_tokens=config.pool_tokens,
+            kv_format=config.kv_format,
             threads=self._threads,
             gpu_layers=config.gpu_layers,
             prefill_chunk_tokens=config.prefill_chunk_tokens,
