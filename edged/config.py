@@ -151,6 +151,9 @@ class ModelConfig(Section):
     prefill_chunk_tokens: int = Field(default=256, ge=8, le=8192)
     max_output_tokens: int = Field(default=2048, ge=1)
     one_tenant: bool = False
+    load: Literal["start", "first_use"] = "start"
+    keep_loaded_s: float = Field(default=0, ge=0, le=31_536_000)
+    min_loaded_s: float = Field(default=30, ge=0, le=86_400)
     load_timeout_s: Seconds = 300.0
     heartbeat_timeout_s: Seconds = 5.0
     step_timeout_s: Seconds = 60.0

@@ -304,11 +304,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the engine's time went for one request."""
+    """Where the time of one request went. ``load_s`` is its wait for a cold load, apart from the engine's own three."""
 
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,8 +418,9 @@ class Record:
 
 
 class EngineState(StrEnum):
-    """What a model's worker is doing."""
+    """What a model's worker is doing; an unloaded one is loaded by the next request."""
 
+    UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
     DOWN = "down"
@@ -426,7 +428,11 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSnapshot:
-    """A frozen, advisory look at one engine. Rates are the worker's own, in tokens per second; None = not yet known."""
+    """A frozen, advisory look at one engine. Rates are the worker's own, in tokens per second; None = not yet known.
+
+    ``load_wait_s`` is how long a request would wait until a model that loads on demand is there; None where it is
+    there, or where waiting is of no use. ``last_load_s`` and ``median_load_s`` are measured cold loads.
+    """
 
     state: EngineState
     slots: int = 0
@@ -436,3 +442,7 @@ class EngineSnapshot:
     queued_prompt_tokens: int = 0
     prefill_tps: float | None = None
     decode_tps: float | None = None
+    load_wait_s: float | None = None
+    last_load_s: float | None = None
+    median_load_s: float | None = None
+    host_pressure: bool = False

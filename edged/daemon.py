@@ -12,11 +12,12 @@ from aiohttp import web
 
 from edged import catalogue
 from edged.config import Config, ModelConfig, resolve_secret
-from edged.core import EngineSnapshot, EngineState
+from edged.core import EngineSnapshot
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
 from edged.engine.cores import CoreBudget, usable_cores
 from edged.engine.host import Engine
+from edged.engine.residency import Residency
 from edged.engine.sharing import share_cores
 from edged.errors import CatalogueError, LedgerError
 from edged.ledger import Ledger
@@ -45,7 +46,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self.metrics = Metrics()
-        self.engines = {model.name: _engine(model) for model in config.models}
+        self.residency = Residency()
+        self.engines = {model.name: _engine(model, self.residency) for model in config.models}
         self.ledger: Ledger
         self.dispatcher: Dispatcher
         self.client: UpstreamClient
@@ -98,6 +100,7 @@ class Daemon:
             for task in (
                 asyncio.create_task(self._pulse(), name="pulse"),
                 asyncio.create_task(share_cores(self.engines, budget), name="cores"),
+                asyncio.create_task(self.residency.tend(), name="residency"),
             ):
                 stack.callback(task.cancel)
             stack.push_async_callback(self._drain)
@@ -140,7 +143,7 @@ class Daemon:
                 self._notifier.ready(self._status())
             elif ready:
                 self._notifier.status(self._status())
-            elif any(engine.state is EngineState.LOADING for engine in self.engines.values()):
+            elif any(engine.is_starting for engine in self.engines.values()):
                 self._notifier.extend_timeout(_LOADING_EXTENSION_S)
             if self._is_alive(lag_s=time.monotonic() - due_s):
                 self._notifier.watchdog()
@@ -162,6 +165,7 @@ class Daemon:
         stats = self.ledger.stats
         return {
             "edged_in_flight_requests": self.dispatcher.in_flight,
+            "edged_memory_pressure": float(self.residency.pressed),
             "edged_upstream_calls": self.client.calls,
             "edged_ledger_written_records": stats.written,
             "edged_ledger_queued_records": stats.queued,
@@ -189,9 +193,9 @@ def _open_ledger(config: Config) -> Ledger:
     return Ledger.open(config.ledger_path, keep_days=config.ledger.keep_days, store_text=config.ledger.store_text)
 
 
-def _engine(model: ModelConfig) -> Engine:
+def _engine(model: ModelConfig, residency: Residency) -> Engine:
     threads = usable_cores() if model.threads == "auto" else model.threads
-    return Engine(model, threads=threads, locate=lambda: locate(model))
+    return Engine(model, threads=threads, locate=lambda: locate(model), residency=residency)
 
 
 def locate(model: ModelConfig) -> Path:

@@ -9,6 +9,8 @@ from prometheus_client.registry import Collector
 from edged.core import EngineSnapshot, EngineState, Outcome, Record
 
 _LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+_LOADED = (EngineState.LOADING, EngineState.READY)
+"""A worker holds, or is about to hold, the model's memory."""
 _USD = 1_000_000
 
 
@@ -36,6 +38,12 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self._load_wait = Histogram(
+            "edged_load_wait_seconds",
+            "Part of the time to the first token that went into a cold load",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
         self._total = Histogram(
             "edged_request_seconds",
             "Receipt to end",
@@ -51,6 +59,8 @@ class Metrics:
         self._total.labels(served_by).observe(record.total_s)
         if record.ttft_s is not None:
             self._ttft.labels(served_by).observe(record.ttft_s)
+        if record.timings.load_s:
+            self._load_wait.observe(record.timings.load_s)
         for attempt in record.attempts:
             self._attempts.labels(attempt.backend, attempt.outcome.value).inc()
             outcome = "served" if attempt.outcome is Outcome.SERVED else "discarded"
@@ -79,6 +89,9 @@ class _Live(Collector):
     def collect(self) -> Iterable[Metric]:
         snapshots = self._engines()
         yield _per_model("edged_model_ready", snapshots, lambda s: float(s.state is EngineState.READY))
+        yield _per_model("edged_model_loaded", snapshots, lambda s: float(s.state in _LOADED))
+        yield _per_model("edged_model_load_seconds", snapshots, lambda s: s.last_load_s or 0.0)
+        yield _per_model("edged_model_load_median_seconds", snapshots, lambda s: s.median_load_s or 0.0)
         yield _per_model("edged_model_running", snapshots, lambda s: s.running)
         yield _per_model("edged_model_waiting", snapshots, lambda s: s.waiting)
         yield _per_model("edged_model_prefill_tokens_per_second", snapshots, lambda s: s.prefill_tps or 0.0)

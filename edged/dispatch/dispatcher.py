@@ -161,6 +161,8 @@ class Dispatcher:
         snapshot = engine.snapshot() if engine else None
         decision = trace.decide(policy.admit(allowed, snapshot, in_flight=engine.in_flight if engine else 0))
         deferral = Deferral(decision.reason)
+        if engine is not None and decision.reason is Reason.LOCAL_UNAVAILABLE:
+            engine.load()  # for those who come later
         if decision.target is Target.NONE:
             raise _nobody(decision.reason, engine)
         if decision.target is Target.LOCAL:
@@ -188,7 +190,7 @@ class Dispatcher:
         if deferral.reason is Reason.QUEUE_FULL:
             trace.decide(Decision(target=Target.NONE, reason=Reason.REJECTED_BUSY, stage="after_all"))
             raise _nobody(Reason.REJECTED_BUSY, engine) from error
-        if deferral.error is not None or deferral.draft is None:
+        if deferral.error is not None or (deferral.draft is None and not engine.can_answer):
             client_fault = isinstance(deferral.error, InvalidRequest) and not isinstance(error, InvalidRequest)
             raise (deferral.error if client_fault and deferral.error else error) from deferral.error
         trace.decide(Decision(target=Target.LOCAL, reason=reason, stage="after_all"))

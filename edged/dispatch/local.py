@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from edged.core import Chunk, Decision, FinishReason, Outcome, Reason, Release, Request, Target
+from edged.core import Chunk, Decision, EngineState, FinishReason, Outcome, Reason, Release, Request, Target
 from edged.dispatch import structure
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.engine.host import Engine, Kept
@@ -62,6 +62,12 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
 
     Raises: InvalidRequest (the request itself is at fault).
     """
+    try:
+        await _loaded(engine, trace, within_s=policy.load_patience_s(allowed))
+    except TimeoutError:
+        return Deferral(Reason.LOCAL_UNAVAILABLE)
+    except (NotReady, EngineError) as exc:
+        return Deferral(Reason.LOCAL_UNAVAILABLE, exc)
     attempt = trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name)
     try:
         async with asyncio.timeout(_patience_s(trace, allowed)):
@@ -82,7 +88,8 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
             trace.request,
             prompt_tokens=prompt.prompt_tokens,
             cached_tokens=prompt.cached_tokens,
-            elapsed_s=trace.elapsed_s,
+            elapsed_s=trace.judged_s,
+            load_s=trace.load_s,
         )
     )
     if decision.target is not Target.LOCAL:
@@ -95,11 +102,30 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
     return outcome
 
 
-async def resume_local(engine: Engine, trace: Trace, draft: Draft) -> Commit:
-    """Finish a deferred answer after all, from where it stopped; it is committed at once.
+async def _loaded(engine: Engine, trace: Trace, *, within_s: float | None) -> None:
+    """Wait for the model, and note how long that took: nobody's latency.
 
-    Raises: NotReady, WorkerLost.
+    Raises: TimeoutError, NotReady, OutOfMemory.
     """
+    if engine.state is EngineState.READY:
+        return
+    started_s = time.monotonic()
+    try:
+        async with asyncio.timeout(within_s):
+            await engine.loaded()
+    finally:
+        trace.load_s += time.monotonic() - started_s
+
+
+async def resume_local(engine: Engine, trace: Trace, draft: Draft | None) -> Commit:
+    """Finish a deferred answer after all, from where it stopped, or begin it; it is committed at once.
+
+    Raises: NotReady, OutOfMemory, WorkerLost.
+    """
+    if draft is None or not draft.attempt.finished:
+        await _loaded(engine, trace, within_s=None)
+    if draft is None:
+        draft = Draft(trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name), [])
     attempt = draft.attempt
     attempt.outcome = None
     if attempt.finished:
@@ -114,7 +140,7 @@ async def resume_local(engine: Engine, trace: Trace, draft: Draft) -> Commit:
 
 def _patience_s(trace: Trace, allowed: Terms) -> float | None:
     """How long the first token may still take; no limit where nobody else could answer."""
-    return max(0.0, allowed.ttft_s - trace.elapsed_s) if allowed.may_escalate else None
+    return max(0.0, allowed.ttft_s - trace.judged_s) if allowed.may_escalate else None
 
 
 def _unable(attempt: AttemptTrace, reason: Reason, error: EdgedError) -> Deferral:
@@ -251,7 +277,7 @@ class Probation:
         return observation(
             self._attempt,
             self._trace.request,
-            elapsed_s=self._trace.elapsed_s,
+            elapsed_s=self._trace.judged_s,
             silence_s=time.monotonic() - self._last_token_s,
         )
 

@@ -146,7 +146,7 @@ class AttemptTrace:
 class Trace:
     """Everything known of one request. ``reason`` is that of the latest decision.
 
-    ``engine_ids`` are the names under which engines may hold work for it.
+    ``engine_ids`` are the names under which engines may hold work for it; ``load_s`` is how long it waited for a load.
     """
 
     def __init__(self, request: Request, *, received_at: float) -> None:
@@ -159,6 +159,7 @@ class Trace:
         self.first_sent_s: float | None = None
         self.reason = Reason.NO_ROUTE
         self.engine_ids = [request.id]
+        self.load_s = 0.0
 
     def __repr__(self) -> str:
         return f"Trace({self.request.id}, {self.reason}, attempts={len(self.attempts)})"
@@ -166,6 +167,11 @@ class Trace:
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.request.received_s
+
+    @property
+    def judged_s(self) -> float:
+        """What thresholds count: the time since receipt, without the wait for a cold load."""
+        return self.elapsed_s - self.load_s
 
     @property
     def confidence(self) -> float | None:
@@ -216,7 +222,7 @@ class Trace:
             predicted_ttft_s=predicted[-1] if predicted else None,
             ttft_s=self._ttft_s(),
             total_s=self.elapsed_s,
-            timings=author.timings if author else Timings(),
+            timings=replace(author.timings if author else Timings(), load_s=self.load_s),
             attempts=tuple(attempt.freeze(request.received_s) for attempt in self.attempts),
             decisions=tuple(self.decisions),
             error=error,

@@ -1,11 +1,12 @@
 """The engine as the daemon sees it: a local backend that survives its worker.
 
-Owns the worker's life (start, watch, restart with back-off) and hands each event to the request it belongs to.
+Hands each of the worker's events to the request it belongs to; the worker's life is in ``life``.
 """
 
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,42 +21,32 @@ from edged.core import (
     Request,
     Usage,
 )
-from edged.engine import gguf, memory, translate
-from edged.engine.process import WorkerProcess
+from edged.engine import translate
+from edged.engine.life import Life
 from edged.engine.protocol import (
     Branch,
     Cancel,
     Emission,
     Event,
     Heartbeat,
-    Load,
     Loaded,
     LoadFailed,
     LogLine,
     Params,
     Prepared,
     Refused,
-    SetThreads,
-    Shutdown,
-    Stats,
     StepDone,
     Submit,
 )
+from edged.engine.residency import Residency
 from edged.errors import (
     ContextOverflow,
     EdgedError,
     InvalidRequest,
-    NotReady,
     WorkerLost,
 )
 
 log = logging.getLogger(__name__)
-
-_BACKOFF_FIRST_S = 0.5
-_BACKOFF_LAST_S = 30.0
-_STABLE_S = 30.0
-_SHUTDOWN_S = 5.0
-_STUCK_FACTOR = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,84 +70,34 @@ class Kept:
 _Delivery = Prepared | Emission | EdgedError
 
 
-class Engine:
+class Engine(Life):
     """One local model. ``locate`` gives the model file's path, or raises CatalogueError or OSError, at each load."""
 
-    def __init__(self, config: ModelConfig, *, threads: int, locate: Callable[[], Path]) -> None:
-        self.config = config
-        self.state = EngineState.DOWN
-        self.problem: str | None = None
-        self.load_s: float | None = None
-        self.restarts = 0
+    def __init__(
+        self, config: ModelConfig, *, threads: int, locate: Callable[[], Path], residency: Residency | None = None
+    ) -> None:
+        super().__init__(config, threads=threads, locate=locate, residency=residency)
         self.on_work: Callable[[], None] = lambda: None  # called when the first request comes
-        self._threads = threads
-        self._locate = locate
-        self._worker: WorkerProcess | None = None
         self._inboxes: dict[str, asyncio.Queue[_Delivery]] = {}
-        self._stats: Stats | None = None
         self._vocab_tokens = 0
-        self._supervisor: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"Engine({self.config.name}, {self.state}, in_flight={len(self._inboxes)}, {self._worker!r})"
 
-    # -- life --
-
-    def start(self) -> None:
-        """Begin loading; ``state`` and ``changed`` tell when it is done."""
-        self._set_state(EngineState.LOADING)
-        self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.config.name}")
-
-    async def close(self) -> None:
-        """End the worker; requests in flight end with WorkerLost."""
-        if self._supervisor is None:
-            return
-        if self._worker is not None:
-            self._worker.send(Shutdown())
-        self._supervisor.cancel()
-        await asyncio.wait([self._supervisor], timeout=_SHUTDOWN_S)
-        self._supervisor = None
-        self._end(f"the local model {self.config.name} was shut down")
-
-    async def settled(self) -> EngineState:
-        """Wait until the model is loaded or known to be unavailable."""
-        while self.state is EngineState.LOADING:
-            await self._changed.wait()
-        return self.state
-
-    @property
-    def pid(self) -> int | None:
-        return self._worker.pid if self._worker else None
-
-    @property
-    def is_stuck(self) -> bool:
-        """The worker neither answers nor could be killed: nothing short of a restart of the service helps."""
-        return self._worker is not None and self._worker.silent_s > _STUCK_FACTOR * self.config.heartbeat_timeout_s
-
     @property
     def in_flight(self) -> int:
-        return len(self._inboxes)
-
-    def snapshot(self) -> EngineSnapshot:
-        """What is known of the engine right now; a stale number is possible, a wrong state is not."""
-        return translate.snapshot(self.config, self.state, self._stats)
-
-    def set_threads(self, count: int) -> None:
-        """Use so many threads from the next step, and at the next load."""
-        if count != self._threads:
-            self._threads = count
-            if self._worker is not None and self.state is EngineState.READY:
-                self._worker.send(SetThreads(count))
+        return len(self._inboxes) + self._waiting
 
     # -- requests --
 
     async def prepare(self, request: Request) -> Prompt:
-        """Tokenize the request's prompt in the worker.
+        """Tokenize the request's prompt in the worker, which is loaded first where it loads on demand.
 
-        Raises: NotReady, WorkerLost, InvalidRequest, ContextOverflow, TemplateRejected.
+        Raises: NotReady, OutOfMemory, WorkerLost, InvalidRequest, ContextOverflow, TemplateRejected.
         """
-        worker = self._ready_worker()
+        await self.loaded()  # from here to the inbox nothing else runs: an idle model may be unloaded
+        worker = self._worker
+        assert worker is not None
         self._check(request)
         inbox = self._inboxes[request.id] = asyncio.Queue()
         if len(self._inboxes) == 1:
@@ -173,7 +114,7 @@ class Engine:
         except BaseException:
             self.release(request.id)
             raise
-        snapshot = translate.snapshot(self.config, self.state, prepared.stats)
+        snapshot = self._at_home(translate.snapshot(self.config, self.state, prepared.stats))
         return Prompt(request, prepared.prompt_tokens, prepared.cached_tokens, snapshot)
 
     def generate(self, prompt: Prompt, kept: tuple[Kept, ...] = ()) -> AsyncGenerator[Chunk, None]:
@@ -214,8 +155,10 @@ class Engine:
 
     def release(self, request_id: str) -> None:
         """Forget a prepared or running request; its slot is free within one step."""
-        if self._inboxes.pop(request_id, None) is not None and self._worker is not None:
-            self._worker.send(Cancel(request_id))
+        if self._inboxes.pop(request_id, None) is not None:
+            self._used_s = time.monotonic()
+            if self._worker is not None:
+                self._worker.send(Cancel(request_id))
 
     # -- inside --
 
@@ -227,11 +170,6 @@ class Engine:
     def _params(self, prompt: Prompt) -> Params:
         limit = min(self.config.max_output_tokens, translate.request_tokens(self.config) - prompt.prompt_tokens)
         return translate.params(prompt.request, self.config.sampling, limit_tokens=limit)
-
-    def _ready_worker(self) -> WorkerProcess:
-        if self.state is not EngineState.READY or self._worker is None:
-            raise NotReady(f"the local model {self.config.name} is {self.state.value}", retry_after_s=2)
-        return self._worker
 
     async def _next(self, inbox: "asyncio.Queue[_Delivery]") -> Prepared | Emission:
         delivery = await inbox.get()
@@ -264,78 +202,6 @@ class Engine:
                 param=translate.input_param(request),
             )
 
-    def _set_state(self, state: EngineState) -> None:
-        self.state = state
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _supervise(self) -> None:
-        """Keep a worker running: start, serve, and after its end start again, slower each time it ends soon."""
-        backoff_s = _BACKOFF_FIRST_S
-        loop = asyncio.get_running_loop()
-        while True:
-            started_s = loop.time()
-            self._set_state(EngineState.LOADING)
-            self.problem = await self._live()
-            self._end(f"the local model {self.config.name} stopped while answering")
-            if loop.time() - started_s > _STABLE_S:
-                backoff_s = _BACKOFF_FIRST_S
-            log.error("model=%s worker ended: %s; next start in %.1f s", self.config.name, self.problem, backoff_s)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, _BACKOFF_LAST_S)
-            self.restarts += 1
-
-    async def _live(self) -> str:
-        """One worker's life; returns why it ended, or why it could not begin."""
-        try:
-            path = await asyncio.to_thread(self._locate)
-            load = self._load(path)
-            await asyncio.to_thread(self._vet, load)
-            self._worker = await WorkerProcess.spawn(load, self._on_event)
-        except EdgedError as exc:
-            return exc.message
-        except OSError as exc:
-            return f"it could not be started: {exc}"
-        config = self.config
-        deadline = asyncio.get_running_loop().call_later(config.load_timeout_s, self._give_up_loading)
-        try:
-            return await self._worker.run(silence_s=config.heartbeat_timeout_s, busy_s=config.step_timeout_s)
-        finally:
-            deadline.cancel()
-            self._worker, self._stats = None, None
-
-    def _vet(self, load: Load) -> None:
-        """Look at the file before any worker maps it. Raises: ModelFileRejected, OutOfMemory."""
-        need = memory.estimate(
-            self.config.name,
-            gguf.inspect(Path(load.path)),
-            pool_tokens=load.pool_tokens,
-            sequences=load.sequences,
-            batch_tokens=load.batch_tokens,
-            cell_type=load.kv_format,
-        )
-        memory.check(need, memory.available())
-
-    def _load(self, path: Path) -> Load:
-        config = self.config
-        return Load(
-            path=str(path),
-            context_tokens=config.context_tokens,
-            slots=config.slots,
-            pool_tokens=config.pool_tokens,
-            kv_format=config.kv_format,
-            threads=self._threads,
-            gpu_layers=config.gpu_layers,
-            prefill_chunk_tokens=config.prefill_chunk_tokens,
-            one_tenant=config.one_tenant,
-            main_gpu=config.main_gpu,
-            offload_kv=config.offload_kv,
-        )
-
-    def _give_up_loading(self) -> None:
-        if self.state is EngineState.LOADING and self._worker is not None:
-            self._worker.kill(f"it did not load within {self.config.load_timeout_s:g} s")
-
     def _end(self, why: str) -> None:
         """Nothing answers any more: say so to everybody who waits."""
         self._set_state(EngineState.DOWN)
@@ -355,6 +221,7 @@ class Engine:
             case Heartbeat(stats=stats):
                 self._stats = stats or self._stats
             case Loaded():
+                self._vocab_tokens = event.vocab_tokens
                 self._on_loaded(event)
             case LoadFailed(message):
                 assert self._worker is not None
@@ -363,22 +230,6 @@ class Engine:
                 log.log(
                     logging.getLevelNamesMapping()[event.level.upper()], "model=%s %s", self.config.name, event.text
                 )
-
-    def _on_loaded(self, event: Loaded) -> None:
-        self._vocab_tokens, self.load_s, self.problem = event.vocab_tokens, event.load_s, None
-        if self.config.context_tokens > event.context_train_tokens:
-            log.warning(
-                "model=%s context_tokens=%d is beyond the %d it was trained for",
-                self.config.name,
-                self.config.context_tokens,
-                event.context_train_tokens,
-            )
-        for note in event.notes:
-            log.warning("model=%s %s", self.config.name, note)
-        log.info("model=%s loaded (%s) in %.2f s", self.config.name, event.description, event.load_s)
-        if self._worker is not None:
-            self._worker.send(SetThreads(self._threads))  # what is free may have changed while it loaded
-        self._set_state(EngineState.READY)
 
     def _deliver(self, request_id: str, delivery: _Delivery) -> None:
         if inbox := self._inboxes.get(request_id):

@@ -42,6 +42,7 @@ def request_row(record: Record, clock_s: float) -> Row:
         "queue_s": _real(record.timings.queue_s),
         "prefill_s": _real(record.timings.prefill_s),
         "decode_s": _real(record.timings.decode_s),
+        "load_s": _real(record.timings.load_s),
         "cost_uusd": _whole(record.cost_uusd),
         "error": _optional_text(record.error, ERROR_CHARS),
         "prompt_text": _optional_text(record.prompt_text, TEXT_CHARS),
@@ -106,7 +107,9 @@ def to_record(row: sqlite3.Row, attempts: Sequence[sqlite3.Row], decisions: Sequ
         predicted_ttft_s=row["predicted_ttft_s"],
         ttft_s=row["ttft_s"],
         total_s=row["total_s"],
-        timings=Timings(queue_s=row["queue_s"], prefill_s=row["prefill_s"], decode_s=row["decode_s"]),
+        timings=Timings(
+            queue_s=row["queue_s"], prefill_s=row["prefill_s"], decode_s=row["decode_s"], load_s=row["load_s"]
+        ),
         attempts=tuple(_to_attempt(attempt) for attempt in attempts),
         decisions=tuple(_to_decision(decision) for decision in decisions),
         error=row["error"],

@@ -8,7 +8,7 @@ running in all when the row was written: it never runs ahead of true time, so it
 import sqlite3
 
 APPLICATION_ID = 0x45444744  # "EDGD", bytes 68-71 of the file
-VERSION = 1
+VERSION = 2
 DAWN = 1_704_067_200.0  # 2024-01-01: a label before it was written by a clock that was not yet set
 
 _VERSION_1 = (
@@ -83,7 +83,10 @@ _VERSION_1 = (
 )
 
 # Statements that lead from the version they stand under to the next one; a released entry is never edited.
-MIGRATIONS: dict[int, tuple[str, ...]] = {0: _VERSION_1}
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    0: _VERSION_1,
+    1: ("ALTER TABLE requests ADD COLUMN load_s REAL NOT NULL DEFAULT 0",),
+}
 
 
 def version_of(connection: sqlite3.Connection) -> int:

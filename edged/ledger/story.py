@@ -126,6 +126,8 @@ def _result(record: Record) -> Iterator[str]:
     if any((timings.queue_s, timings.prefill_s, timings.decode_s)):
         parts = f"queue {seconds(timings.queue_s)}, prefill {seconds(timings.prefill_s)}"
         yield f"engine time: {parts}, decode {seconds(timings.decode_s)}"
+    if timings.load_s:
+        yield f"waited {seconds(timings.load_s)} for the model to load, which no threshold counts"
     yield f"cost {dollars(record.cost_uusd)}"
     if wasted := sum(a.usage.completion_tokens for a in record.attempts if a.outcome is not Outcome.SERVED):
         yield f"{wasted} completion tokens were thrown away"

@@ -91,20 +91,32 @@ def admit(allowed: Terms, engine: EngineSnapshot | None, *, in_flight: int) -> D
 
     1. Pinned to the cloud, or no local model: the cloud.
     2. No worker to answer: the cloud where allowed, else nobody.
-    3. Every slot taken and the queue full: the cloud where allowed, else nobody.
-    4. Pinned to the box: the box.
-    5. The box.
+    3. Memory is short, and the cloud is allowed: the cloud.
+    4. Loading the model takes longer than a request may wait, and the cloud is allowed: the cloud.
+    5. Every slot taken and the queue full: the cloud where allowed, else nobody.
+    6. Pinned to the box: the box.
+    7. The box.
     """
     elsewhere = Target.CLOUD if allowed.may_escalate else Target.NONE
     if allowed.locality is Locality.CLOUD_ONLY or not allowed.has_local:  # 1
         return _decide(Target.CLOUD, Reason.PINNED_CLOUD)
-    if engine is None or engine.state is not EngineState.READY:  # 2
+    if engine is None or (engine.state is not EngineState.READY and engine.load_wait_s is None):  # 2
         return _decide(elsewhere, Reason.LOCAL_UNAVAILABLE)
-    if in_flight >= engine.slots + allowed.queue:  # 3
+    if engine.host_pressure and allowed.may_escalate:  # 3
+        return _decide(Target.CLOUD, Reason.HOST_PRESSURE)
+    patience_s = load_patience_s(allowed)
+    if patience_s is not None and engine.load_wait_s is not None and engine.load_wait_s > patience_s:  # 4
+        return _decide(Target.CLOUD, Reason.LOCAL_UNAVAILABLE, threshold=patience_s)
+    if in_flight >= engine.slots + allowed.queue:  # 5
         return _decide(elsewhere, Reason.QUEUE_FULL if allowed.may_escalate else Reason.REJECTED_BUSY)
-    if allowed.locality is Locality.LOCAL_ONLY:  # 4
+    if allowed.locality is Locality.LOCAL_ONLY:  # 6
         return _decide(Target.LOCAL, Reason.PINNED_LOCAL)
-    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 5
+    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 7
+
+
+def load_patience_s(allowed: Terms) -> float | None:
+    """How long a request may wait for a model to load; None, for as long as that takes, where nobody else answers."""
+    return min(allowed.ttft_s, allowed.deadline_s or allowed.ttft_s) if allowed.may_escalate else None
 
 
 def review_admission(
@@ -115,8 +127,11 @@ def review_admission(
     prompt_tokens: int,
     cached_tokens: int,
     elapsed_s: float,
+    load_s: float = 0.0,
 ) -> Decision:
     """Stay or leave, now that the prompt's length is known. Without a cloud to ask, or a measured rate, stay.
+
+    ``elapsed_s`` is without ``load_s``, a cold load that came before: it counts for the request's deadline alone.
 
     1. Prompt and the answer asked for do not fit the context.
     2. The first token would come too late.
@@ -131,7 +146,7 @@ def review_admission(
             reason = Reason.CONTEXT_OVERFLOW
         elif ttft_s is not None and ttft_s > allowed.ttft_s:  # 2
             reason = Reason.TTFT_PREDICTED
-        elif _misses_deadline(allowed, engine, request, ttft_s):  # 3
+        elif _misses_deadline(allowed, engine, request, None if ttft_s is None else ttft_s + load_s):  # 3
             reason, threshold = Reason.DEADLINE_PREDICTED, allowed.deadline_s or 0.0
     target = Target.LOCAL if reason is stay else Target.CLOUD
     return Decision(
@@ -256,5 +271,5 @@ def wanted_to_leave(seen: Observation, allowed: Terms) -> bool:
     return review(seen, allowed).verdict is Verdict.DEFER
 
 
-def _decide(target: Target, reason: Reason) -> Decision:
-    return Decision(target=target, reason=reason, stage="admit")
+def _decide(target: Target, reason: Reason, *, threshold: float | None = None) -> Decision:
+    return Decision(target=target, reason=reason, stage="admit", threshold=threshold)

@@ -46,5 +46,10 @@ class AdminApi:
 
 
 def is_ready(config: Config, engines: Mapping[str, Engine]) -> bool:
-    """Whether anything can answer: a loaded model, or a configured upstream."""
-    return bool(config.upstreams) or any(engine.state is EngineState.READY for engine in engines.values())
+    """Whether anything can answer: a loaded model, one that loads on demand, or a configured upstream."""
+    return bool(config.upstreams) or any(map(_answers, engines.values()))
+
+
+def _answers(engine: Engine) -> bool:
+    """A model whose last load failed has to show first that it can be loaded."""
+    return engine.state is EngineState.READY or (engine.state is EngineState.UNLOADED and engine.problem is None)

@@ -218,6 +218,7 @@ def edged_object(record: Record) -> Json:
             "queue_s": _rounded(record.timings.queue_s),
             "prefill_s": _rounded(record.timings.prefill_s),
             "decode_s": _rounded(record.timings.decode_s),
+            "load_s": _rounded(record.timings.load_s),
         },
         "attempts": [
             {

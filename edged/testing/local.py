@@ -20,7 +20,7 @@ from typing import Any
 from edged.config import ModelConfig
 from edged.core import Chunk, EngineSnapshot, EngineState, FinishReason, Request, Timings, Token, ToolCallDelta, Usage
 from edged.engine.host import Engine, Kept, Prompt
-from edged.errors import EdgedError, NotReady, WorkerLost
+from edged.errors import EdgedError, OutOfMemory, WorkerLost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,10 @@ class Step:
 
 
 class ScriptedEngine(Engine):
-    """Answers from scripts. ``load`` is what ``snapshot`` and every prompt report of the worker."""
+    """Answers from scripts. ``worker`` is what ``snapshot`` and every prompt report of the worker.
+
+    With its state UNLOADED it loads when asked, in ``load_takes_s``, or not, with ``load_error``.
+    """
 
     def __init__(self, name: str = "small", *, default: Script | None = None, **config: Any) -> None:
         settings = {"context_tokens": 256, "slots": 2, **config}
@@ -96,7 +99,9 @@ class ScriptedEngine(Engine):
         )
         self.default = default or Script()
         self.state = EngineState.READY
-        self.load: dict[str, Any] = {}
+        self.worker: dict[str, Any] = {}
+        self.load_takes_s = 0.0
+        self.load_error: EdgedError | None = None
         self.steps: list[Step] = []
         self.prepared: list[str] = []
         self._queue: deque[Script] = deque()
@@ -112,15 +117,25 @@ class ScriptedEngine(Engine):
 
     @property
     def in_flight(self) -> int:
-        return len(self._scripts)
+        return len(self._scripts) + self._waiting
+
+    def load(self) -> None:
+        if self.state is EngineState.UNLOADED:
+            super().load()
+            asyncio.get_running_loop().call_later(self.load_takes_s, self._be_loaded)
+
+    def _be_loaded(self) -> None:
+        self._refusal = self.load_error if isinstance(self.load_error, OutOfMemory) else None
+        self._asked_s = None
+        self.loads.note(self.load_takes_s)
+        self._set_state(EngineState.DOWN if self.load_error else EngineState.READY)
 
     def snapshot(self) -> EngineSnapshot:
         size = {"slots": self.config.slots, "context_tokens": self.config.context_tokens}
-        return EngineSnapshot(state=self.state, **{**size, **self.load})
+        return self._at_home(EngineSnapshot(state=self.state, **{**size, **self.worker}))
 
     async def prepare(self, request: Request) -> Prompt:
-        if self.state is not EngineState.READY:
-            raise NotReady(f"the local model {self.config.name} is {self.state.value}", retry_after_s=2)
+        await self.loaded()
         if request.id in self.prepared:
             raise AssertionError(f"{request.id} is prepared twice: an old try's last step could reach the new one")
         self.prepared.append(request.id)

@@ -201,7 +201,7 @@ def test_a_wait_that_is_foreseen_is_not_waited():
 
     async def main():
         async with a_box() as box:
-            box.engine.load = {"prefill_tps": 10.0, "decode_tps": 10.0, "queued_prompt_tokens": 42}
+            box.engine.worker = {"prefill_tps": 10.0, "decode_tps": 10.0, "queued_prompt_tokens": 42}
             seen = await box.ask()
             assert (seen.head.served_by, seen.head.reason) == (CLOUD, Reason.TTFT_PREDICTED)
             assert 5.0 <= box.record.predicted_ttft_s < 15
@@ -216,7 +216,7 @@ def test_the_prediction_is_recorded_for_an_answer_that_stays():
 
     async def main():
         async with a_box() as box:
-            box.engine.load = {"prefill_tps": 100.0, "decode_tps": 10.0}
+            box.engine.worker = {"prefill_tps": 100.0, "decode_tps": 10.0}
             await box.ask()
             assert 0.08 <= box.record.predicted_ttft_s < 2
             assert box.record.ttft_s is not None

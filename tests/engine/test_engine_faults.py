@@ -84,8 +84,8 @@ def test_a_killed_worker_costs_its_requests_and_nothing_else(model_path, quick_r
 @pytest.fixture
 def quick_restarts(monkeypatch) -> None:
     """The pause between starts has its own test; elsewhere it would only be waited for."""
-    monkeypatch.setattr("edged.engine.host._BACKOFF_FIRST_S", 0.01)
-    monkeypatch.setattr("edged.engine.host._BACKOFF_LAST_S", 0.1)
+    monkeypatch.setattr("edged.engine.life._BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr("edged.engine.life._BACKOFF_LAST_S", 0.1)
 
 
 def test_restarts_slow_down(tmp_path, monkeypatch) -> None:
@@ -101,7 +101,7 @@ def test_restarts_slow_down(tmp_path, monkeypatch) -> None:
         raise CatalogueError("no model here")
 
     async def main() -> None:
-        monkeypatch.setattr("edged.engine.host.asyncio.sleep", note)
+        monkeypatch.setattr("edged.engine.life.asyncio.sleep", note)
         engine = Engine(a_config(tmp_path / "x"), threads=1, locate=locate)
         engine.start()
         await until_pauses(9)

@@ -196,7 +196,7 @@ def test_a_template_that_never_ends_costs_one_request(bench, monkeypatch) -> Non
 
 def test_a_fault_of_the_control_thread_ends_the_worker_with_its_reason(model_path, monkeypatch) -> None:
     """Noise instead of a command: exit status, last line of the traceback, a new worker."""
-    monkeypatch.setattr("edged.engine.host._BACKOFF_FIRST_S", 0.3)
+    monkeypatch.setattr("edged.engine.life._BACKOFF_FIRST_S", 0.3)
 
     async def main() -> None:
         async with running(model_path) as engine:
@@ -211,7 +211,7 @@ def test_a_fault_of_the_control_thread_ends_the_worker_with_its_reason(model_pat
 
 def test_a_worker_that_breaks_the_protocol_is_replaced(model_path, monkeypatch) -> None:
     """An event nobody can read ends the worker, not its supervision."""
-    monkeypatch.setattr("edged.engine.host._BACKOFF_FIRST_S", 0.3)
+    monkeypatch.setattr("edged.engine.life._BACKOFF_FIRST_S", 0.3)
 
     async def main() -> None:
         async with running(model_path) as engine:

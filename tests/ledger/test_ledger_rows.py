@@ -63,7 +63,7 @@ any_record = st.builds(
     predicted_ttft_s=st.none() | number,
     ttft_s=st.none() | number,
     total_s=number,
-    timings=st.builds(Timings, queue_s=number, prefill_s=number, decode_s=number),
+    timings=st.builds(Timings, queue_s=number, prefill_s=number, decode_s=number, load_s=number),
     attempts=st.lists(attempts, max_size=3).map(tuple),
     decisions=st.lists(decisions, max_size=3).map(tuple),
     error=st.none() | text,
