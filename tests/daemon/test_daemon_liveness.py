@@ -145,8 +145,9 @@ def test_a_loop_that_lagged_is_not_called_alive(own_state, monkeypatch):
     asyncio.run(main())
 
 
-def test_more_start_time_is_asked_for_only_while_a_model_loads(own_state):
-    """Progress is real while it loads; a model that is down is none, and nothing says READY."""
+def test_more_start_time_is_asked_for_only_while_a_model_loads(own_state, monkeypatch):
+    """Progress is real in a first load; a model that is down or loads again and again is none (G12)."""
+    monkeypatch.setattr("edged.engine.life._BACKOFF_FIRST_S", 60.0)
 
     async def main():
         manager = Manager()
@@ -157,11 +158,11 @@ def test_more_start_time_is_asked_for_only_while_a_model_loads(own_state):
             engine.state = EngineState.LOADING
             await beats(manager, 2)
             assert "extend" in manager.heard
-            engine.state = EngineState.DOWN
-            await beats(manager, 2)
-            manager.heard.clear()
-            await beats(manager, 3)
-            assert set(manager.heard) == {"watchdog"}
+            for engine.state, engine.restarts in ((EngineState.DOWN, 0), (EngineState.LOADING, 1)):
+                await beats(manager, 2)
+                manager.heard.clear()
+                await beats(manager, 3)
+                assert set(manager.heard) == {"watchdog"}
 
     asyncio.run(main())
 

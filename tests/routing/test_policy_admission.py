@@ -11,6 +11,8 @@ from edged.errors import InvalidRequest
 from edged.routing.policy import admit, review_admission, terms
 
 LOCAL, CLOUD, NONE = Target.LOCAL, Target.CLOUD, Target.NONE
+PRESSED = {"host_pressure": True}
+COLD = {"state": EngineState.UNLOADED, "load_wait_s": 1.5}
 ANY, LOCAL_ONLY, CLOUD_ONLY = Locality.ANY, Locality.LOCAL_ONLY, Locality.CLOUD_ONLY
 
 
@@ -33,14 +35,28 @@ ANY, LOCAL_ONLY, CLOUD_ONLY = Locality.ANY, Locality.LOCAL_ONLY, Locality.CLOUD_
         pytest.param(
             {"has_cloud": False}, {"state": EngineState.DOWN}, 0, (NONE, Reason.LOCAL_UNAVAILABLE), id="2 no cloud"
         ),
-        pytest.param({}, {}, 10, (CLOUD, Reason.QUEUE_FULL), id="3 two slots and a queue of eight are full"),
-        pytest.param({}, {}, 9, (LOCAL, Reason.WITHIN_BUDGET), id="3 one place left"),
-        pytest.param({"queue": 0}, {}, 2, (CLOUD, Reason.QUEUE_FULL), id="3 no queue at all"),
-        pytest.param({"queue": 0}, {}, 1, (LOCAL, Reason.WITHIN_BUDGET), id="3 a free slot needs no queue"),
-        pytest.param({"locality": LOCAL_ONLY}, {}, 10, (NONE, Reason.REJECTED_BUSY), id="3 full and pinned"),
-        pytest.param({"has_cloud": False}, {}, 10, (NONE, Reason.REJECTED_BUSY), id="3 full and no cloud"),
-        pytest.param({"locality": LOCAL_ONLY}, {}, 9, (LOCAL, Reason.PINNED_LOCAL), id="4 pinned to the box"),
-        pytest.param({}, {}, 0, (LOCAL, Reason.WITHIN_BUDGET), id="5 the box"),
+        pytest.param({}, PRESSED, 0, (CLOUD, Reason.HOST_PRESSURE), id="3 memory is short"),
+        pytest.param({"has_cloud": False}, PRESSED, 0, (LOCAL, Reason.WITHIN_BUDGET), id="3 nobody else"),
+        pytest.param({"locality": LOCAL_ONLY}, PRESSED, 0, (LOCAL, Reason.PINNED_LOCAL), id="3 pinned"),
+        pytest.param({}, PRESSED | {"load_wait_s": 0.1}, 0, (CLOUD, Reason.HOST_PRESSURE), id="3 no load adds to it"),
+        pytest.param({}, {**COLD, "load_wait_s": 2.1}, 0, (CLOUD, Reason.LOCAL_UNAVAILABLE), id="4 loads too slowly"),
+        pytest.param({}, {**COLD, "load_wait_s": 2.0}, 0, (LOCAL, Reason.WITHIN_BUDGET), id="4 loads in time"),
+        pytest.param({"deadline_s": 1.0}, COLD, 0, (CLOUD, Reason.LOCAL_UNAVAILABLE), id="4 not by the deadline"),
+        pytest.param(
+            {"has_cloud": False}, {**COLD, "load_wait_s": 99.0}, 0, (LOCAL, Reason.WITHIN_BUDGET), id="4 nobody else"
+        ),
+        pytest.param(
+            {"locality": LOCAL_ONLY}, {**COLD, "load_wait_s": 99.0}, 0, (LOCAL, Reason.PINNED_LOCAL), id="4 pinned"
+        ),
+        pytest.param({"locality": LOCAL_ONLY}, COLD, 10, (NONE, Reason.REJECTED_BUSY), id="5 all wait for the load"),
+        pytest.param({}, {}, 10, (CLOUD, Reason.QUEUE_FULL), id="5 two slots and a queue of eight are full"),
+        pytest.param({}, {}, 9, (LOCAL, Reason.WITHIN_BUDGET), id="5 one place left"),
+        pytest.param({"queue": 0}, {}, 2, (CLOUD, Reason.QUEUE_FULL), id="5 no queue at all"),
+        pytest.param({"queue": 0}, {}, 1, (LOCAL, Reason.WITHIN_BUDGET), id="5 a free slot needs no queue"),
+        pytest.param({"locality": LOCAL_ONLY}, {}, 10, (NONE, Reason.REJECTED_BUSY), id="5 full and pinned"),
+        pytest.param({"has_cloud": False}, {}, 10, (NONE, Reason.REJECTED_BUSY), id="5 full and no cloud"),
+        pytest.param({"locality": LOCAL_ONLY}, {}, 9, (LOCAL, Reason.PINNED_LOCAL), id="6 pinned to the box"),
+        pytest.param({}, {}, 0, (LOCAL, Reason.WITHIN_BUDGET), id="7 the box"),
     ],
 )
 def test_admission_decides_from_pins_and_load_alone(allowed, engine, in_flight, expected):
@@ -191,3 +207,12 @@ def test_a_limit_is_named_only_beside_the_number_it_limits() -> None:
     decision = review_admission(allowed, unmeasured, request, prompt_tokens=9, cached_tokens=0, elapsed_s=0.1)
     assert decision.predicted_ttft_s is None
     assert decision.threshold is None
+
+
+def test_a_cold_load_counts_for_the_deadline_alone():
+    """Loading is no latency of the model: thresholds leave it out, the moment the client named does not."""
+    args = {"prompt_tokens": 100, "cached_tokens": 0, "elapsed_s": 0.5, "load_s": 60.0}
+    stays = review_admission(the_terms(), an_engine_snapshot(), a_request(), **args)
+    assert (stays.target, stays.predicted_ttft_s) == (LOCAL, 1.5)
+    missed = review_admission(the_terms(deadline_s=30.0), an_engine_snapshot(), a_request(max_tokens=1), **args)
+    assert missed.reason is Reason.DEADLINE_PREDICTED
