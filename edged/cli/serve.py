@@ -1,11 +1,12 @@
 """``edged serve``: run the daemon."""
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
 from typing import Any
+
+import uvloop
 
 from edged import config
 from edged.errors import ConfigError, EdgedError
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Here, because a bad config is told without the server and the engine's libraries.
         from edged.daemon import Daemon
 
-        asyncio.run(Daemon(loaded).run())
+        uvloop.run(Daemon(loaded).run())
     except EdgedError as exc:
         print(exc.message, file=sys.stderr)
         return os.EX_CONFIG if isinstance(exc, ConfigError) else 1
