@@ -26,7 +26,7 @@ async def decode_rate(session: aiohttp.ClientSession, target: Target, *, clients
     """Tokens per second of all clients together, from their first tokens on."""
     asks = [Ask(prompt(_DECODE_PROMPT_WORDS, seed=f"{seed}/{i}"), tokens) for i in range(clients)]
     answers = await _together(session, target, asks)
-    begun_s = max(answer.pieces[0].at_s for answer in answers)
+    begun_s = max(_ttft(answer) for answer in answers)
     ended_s = max(answer.total_s for answer in answers)
     late = sum(answer.completion_tokens * _share_after(answer, begun_s) for answer in answers)
     return late / (ended_s - begun_s)
@@ -37,7 +37,7 @@ async def shared_prefix_ttft(session: aiohttp.ClientSession, target: Target, *, 
     system = prompt(SHARED_PROMPT_WORDS, seed=f"{seed}/system")
     asks = [Ask(f"Question {i}: what is {i} + {i}?", 16, system=system) for i in range(clients)]
     answers = await _together(session, target, asks)
-    return median(answer.pieces[0].at_s for answer in answers)
+    return median(_ttft(answer) for answer in answers)
 
 
 async def newcomer(session: aiohttp.ClientSession, target: Target, *, tokens: int, seed: str) -> tuple[float, float]:
@@ -49,16 +49,16 @@ async def newcomer(session: aiohttp.ClientSession, target: Target, *, tokens: in
     waited_s = time.perf_counter() - sent_s
     answer = _whole(target, await running)
     times = [_SETTLE_S, *(p.at_s for p in answer.pieces if _SETTLE_S <= p.at_s <= _SETTLE_S + waited_s)]
-    if answer.pieces[-1].at_s < _SETTLE_S + waited_s / 2:
+    if answer.total_s < _SETTLE_S + waited_s / 2:
         raise BenchError(f"{target.name}: the running stream ended before the newcomer was served: more --tokens")
     gaps = [b - a for a, b in itertools.pairwise(times)]
-    return max(gaps), late.pieces[0].at_s
+    return max(gaps), _ttft(late)
 
 
 async def idle_ttft(session: aiohttp.ClientSession, target: Target, *, seed: str) -> float:
     """TTFT of the same long prompt with nobody else there."""
     answer = await ask(session, target, Ask(prompt(LONG_PROMPT_WORDS, seed=seed), 4))
-    return _whole(target, answer).pieces[0].at_s
+    return _ttft(_whole(target, answer))
 
 
 async def many_requests(session: aiohttp.ClientSession, target: Target, *, clients: int, each: int, seed: str) -> None:
@@ -95,11 +95,16 @@ async def _together(session: aiohttp.ClientSession, target: Target, asks: Sequen
 
 
 def _whole(target: Target, answer: Answer) -> Answer:
-    if answer.error is not None or not answer.pieces:
-        raise BenchError(f"{target.name}: {answer.error or 'an answer without text'}")
+    if answer.error is not None:
+        raise BenchError(f"{target.name}: {answer.error}")
     return answer
+
+
+def _ttft(answer: Answer) -> float:
+    """The first piece of text; an answer without any is all there is at its end."""
+    return answer.pieces[0].at_s if answer.pieces else answer.total_s
 
 
 def _share_after(answer: Answer, at_s: float) -> float:
     """The share of an answer's pieces that came after a moment."""
-    return sum(piece.at_s > at_s for piece in answer.pieces) / len(answer.pieces)
+    return sum(piece.at_s > at_s for piece in answer.pieces) / max(1, len(answer.pieces))
