@@ -19,8 +19,8 @@ _FAST_SHARE = 0.7
 """A core is fast when its capacity is at least this share of the fastest one's (Arm big.LITTLE, hybrid x86)."""
 
 FREE_ENOUGH = 0.6
-"""A core counts as free while at least this much of it is. A busy process that fights two spinning threads for two cores
-gets half a core or more; the daemon and its clients at work take less than 0.4 of one."""
+"""A core counts as free while at least this much of it is. A busy process that fights two spinning threads for two
+cores gets half a core or more; the daemon and its clients at work take less than 0.4 of one."""
 
 SAMPLES_TO_GROW = 3
 

@@ -126,5 +126,6 @@ def test_remove_deletes_everything_of_one_model(store, an_entry, put, model) -> 
 def test_remove_does_not_pull_the_rug_from_under_a_pull(store, an_entry, put) -> None:
     """A model that is being pulled is not removed."""
     put(an_entry())
-    with store.lock(an_entry(), wait=True), pytest.raises(CatalogueError, match="being pulled or optimized by another process"):
+    busy = "being pulled or optimized by another process"
+    with store.lock(an_entry(), wait=True), pytest.raises(CatalogueError, match=busy):
         store.remove(an_entry())
