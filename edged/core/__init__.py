@@ -1,0 +1,58 @@
+"""The shared nouns: everything imports this package, it imports nothing of edged.
+
+Durations end in ``_s`` and are seconds on the monotonic clock; wall-clock time is only ever a label. Money is an
+integer number of micro-dollars (``_uusd``). See the vocabulary in ARCHITECTURE.md.
+"""
+
+from edged.core.answer import Backend, Chunk, Timings, Token, ToolCallDelta, Usage
+from edged.core.record import Attempt, Decision, Record
+from edged.core.request import (
+    Chat,
+    Completion,
+    Limits,
+    Message,
+    OutputFormat,
+    OutputKind,
+    Request,
+    Sampling,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolMode,
+)
+from edged.core.snapshot import EngineSnapshot, EngineState
+from edged.core.words import FinishReason, Locality, Outcome, Reason, Release, Role, Status, Target
+
+__all__ = [
+    "Attempt",
+    "Backend",
+    "Chat",
+    "Chunk",
+    "Completion",
+    "Decision",
+    "EngineSnapshot",
+    "EngineState",
+    "FinishReason",
+    "Limits",
+    "Locality",
+    "Message",
+    "Outcome",
+    "OutputFormat",
+    "OutputKind",
+    "Reason",
+    "Record",
+    "Release",
+    "Request",
+    "Role",
+    "Sampling",
+    "Status",
+    "Target",
+    "Timings",
+    "Token",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "ToolMode",
+    "Usage",
+]

@@ -1,0 +1,78 @@
+"""What happened to a request: decisions, attempts, the one record."""
+
+from dataclasses import dataclass, field
+
+from edged.core.answer import Timings, Usage
+from edged.core.words import Locality, Outcome, Reason, Status, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One verdict of the policy with the numbers it was made from."""
+
+    target: Target
+    reason: Reason
+    stage: str
+    at_s: float = 0.0
+    predicted_ttft_s: float | None = None
+    confidence: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One backend's try. ``started_s`` counts from the request's receipt, the other durations from the attempt."""
+
+    target: Target
+    backend: str
+    model: str
+    outcome: Outcome
+    started_s: float
+    total_s: float
+    ttft_s: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    cost_uusd: int = 0
+    cost_estimated: bool = False
+    confidence: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """The one honest line a request leaves in the ledger. ``received_at`` is Unix time and only a label.
+
+    ``ttft_s`` and ``total_s`` count from receipt; ``ttft_s`` is when a stream's first token was sent, or when the
+    author of a whole answer had its first one.
+    """
+
+    id: str
+    received_at: float
+    api: str
+    model: str
+    status: Status
+    served_by: Target
+    reason: Reason
+    route: str | None = None
+    served_model: str | None = None
+    tenant: str = ""
+    task: str | None = None
+    locality: Locality = Locality.ANY
+    stream: bool = False
+    confidence: float | None = None
+    predicted_ttft_s: float | None = None
+    ttft_s: float | None = None
+    total_s: float = 0.0
+    timings: Timings = field(default_factory=Timings)
+    attempts: tuple[Attempt, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    error: str | None = None
+    prompt_text: str | None = None
+    answer_text: str | None = None
+
+    @property
+    def cost_uusd(self) -> int:
+        return sum(attempt.cost_uusd for attempt in self.attempts)
+
+    @property
+    def served(self) -> Attempt | None:
+        return next((a for a in self.attempts if a.outcome is Outcome.SERVED), None)
