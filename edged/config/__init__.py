@@ -1,0 +1,38 @@
+"""The config file: frozen sections, unknown keys refused, secrets by reference.
+
+``load`` reads TOML and returns one immutable ``Config`` or raises ``ConfigError`` with every problem it found.
+"""
+
+from edged.config.file import Config, load, parse
+from edged.config.models import ModelConfig, SamplingDefaults
+from edged.config.paths import default_path, models_directory, state_directory
+from edged.config.routes import BudgetConfig, RouteConfig, Thresholds
+from edged.config.secrets import Secret, SecretReference, check_reference, resolve_secret
+from edged.config.section import Name, Seconds, Section
+from edged.config.server import LedgerConfig, ServerConfig
+from edged.config.upstreams import UpstreamConfig, UpstreamModelConfig
+
+__all__ = [
+    "BudgetConfig",
+    "Config",
+    "LedgerConfig",
+    "ModelConfig",
+    "Name",
+    "RouteConfig",
+    "SamplingDefaults",
+    "Seconds",
+    "Secret",
+    "SecretReference",
+    "Section",
+    "ServerConfig",
+    "Thresholds",
+    "UpstreamConfig",
+    "UpstreamModelConfig",
+    "check_reference",
+    "default_path",
+    "load",
+    "models_directory",
+    "parse",
+    "resolve_secret",
+    "state_directory",
+]

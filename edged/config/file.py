@@ -1,0 +1,83 @@
+"""The whole file: read, checked, and every problem named."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from edged.config.models import ModelConfig
+from edged.config.paths import state_directory
+from edged.config.routes import RouteConfig
+from edged.config.section import Section, refuse_duplicates
+from edged.config.server import LedgerConfig, ServerConfig
+from edged.config.upstreams import UpstreamConfig
+from edged.errors import ConfigError
+
+
+class Config(Section):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    models: tuple[ModelConfig, ...] = Field(default=(), alias="model")
+    upstreams: tuple[UpstreamConfig, ...] = Field(default=(), alias="upstream")
+    routes: tuple[RouteConfig, ...] = Field(default=(), alias="route")
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        """Every name a route uses exists, and no two things a client can ask for share a name."""
+        local = [model.name for model in self.models]
+        cloud = [f"{upstream.name}/{model.name}" for upstream in self.upstreams for model in upstream.models]
+        refuse_duplicates([upstream.name for upstream in self.upstreams], "upstream")
+        refuse_duplicates([*local, *(route.name for route in self.routes)], "model and route")
+        for route in self.routes:
+            if route.local and route.local not in local:
+                raise ValueError(f'route "{route.name}": local = "{route.local}" is not a [[model]] (known: {local})')
+            for name in route.cloud:
+                if name not in cloud:
+                    raise ValueError(f'route "{route.name}": cloud = "{name}" is not UPSTREAM/model (known: {cloud})')
+        if not local and not cloud:
+            raise ValueError("needs at least one [[model]] or [[upstream]]")
+        return self
+
+    @property
+    def ledger_path(self) -> Path:
+        return state_directory() / self.ledger.path
+
+
+def load(path: Path) -> Config:
+    """Read and validate a config file.
+
+    Raises: ConfigError with one line per problem, each naming the key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from exc
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str = "config") -> Config:
+    """Validate the text of a config file. Raises: ConfigError."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{source}: not valid TOML: {exc}", (str(exc),)) from exc
+    try:
+        return Config.model_validate(document)
+    except ValidationError as exc:
+        problems = tuple(_problem(error) for error in exc.errors(include_url=False, include_input=False))
+        raise ConfigError(f"{source}: " + "; ".join(problems), problems) from exc
+
+
+def _problem(error: Any) -> str:
+    """One validation error as ``route[0].thresholds.confidence: what is wrong``."""
+    key = ""
+    for part in error["loc"]:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "unknown key"
+    return f"{key.lstrip('.')}: {message}" if key else message
