@@ -16,16 +16,15 @@ from edged.engine.kv import KvOp, KvPool, Trim
 from edged.engine.protocol import CallRow, Emission, Event, LogLine, Params, Refused, Stats, StepDone, TokenRow
 from edged.engine.rates import Rates
 from edged.engine.runner import DECODE_ABORTED, DECODE_NO_SPACE, DECODE_OK, Runner, Sampler
-from edged.engine.scheduler import Plan, Row, Scheduler
+from edged.engine.scheduler import TILE_TOKENS, Plan, Row, Scheduler
 from edged.engine.sequence import Sequence
 from edged.engine.signals import Signal, SignalReader
 
 STEP_TARGET_S = 0.15
-"""A prompt's chunk is sized so that a step with it lasts about this long: the gap its neighbours' readers see."""
+"""A step with a prompt's chunk is sized to last about this long, the gap its neighbours' readers see, but never below
+one tile."""
 
 _IMPOSSIBLE = np.float32(-np.inf)
-_FIRST_CHUNK_TOKENS = 64
-_MIN_CHUNK_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +220,8 @@ class DecodeLoop:
         return status, time.monotonic() - started_s
 
     def _chunk(self) -> int:
-        rate = self._rates.prefill_tps
-        fitting = _FIRST_CHUNK_TOKENS if rate is None else int(rate * STEP_TARGET_S)
-        return min(self._chunk_tokens, max(_MIN_CHUNK_TOKENS, fitting))
+        fitting = int((self._rates.prefill_tps or 0) * STEP_TARGET_S)
+        return min(self._chunk_tokens, max(TILE_TOKENS, fitting))
 
     def _apply_op(self, op: KvOp) -> bool:
         """Change the real cache; where it cannot remove a part, the whole slot goes, with its bookkeeping."""

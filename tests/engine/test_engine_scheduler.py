@@ -7,7 +7,7 @@ import pytest
 from engine_builders import a_sequence
 
 from edged.engine.kv import KvPool, Trim
-from edged.engine.scheduler import PATIENCE_S, Plan, Scheduler
+from edged.engine.scheduler import PATIENCE_S, TILE_TOKENS, Plan, Scheduler
 from edged.engine.sequence import Sequence
 from edged.testing.engine import FakeCache
 
@@ -289,3 +289,34 @@ def test_the_queue_ahead_is_counted_in_prompt_tokens() -> None:
     assert bench.scheduler.queued_prompt_tokens == 130
     bench.step()
     assert bench.scheduler.queued_prompt_tokens == 60 - BATCH + 70
+
+
+def a_scheduler(*, slots: int) -> Scheduler:
+    return Scheduler(KvPool(slots=2 * slots, cells=100_000), slots=slots, batch_tokens=256 + slots)
+
+
+def run_step(scheduler: Scheduler) -> Plan:
+    plan = scheduler.plan(chunk_tokens=TILE_TOKENS, now_s=1.0)
+    for sequence in scheduler.complete(plan):
+        sequence.tokens.append(7)
+    return plan
+
+
+@pytest.mark.parametrize("decoding", [1, 8, 31, 40, 63])
+def test_a_step_with_a_prompt_fills_whole_tiles_and_always_advances_the_prompt(decoding):
+    """Rows beyond a whole tile are slow ones; however many streams run, the prompt gets at least half a tile."""
+    scheduler = a_scheduler(slots=decoding + 1)
+    for index in range(decoding):
+        scheduler.add(a_sequence([index + 5] * 3, id=f"running-{index}", max_tokens=500))
+        run_step(scheduler)
+    scheduler.add(a_sequence([2] * 1000, id="new"))
+    plan = run_step(scheduler)
+    assert sum(len(row.tokens) for row in plan.rows) % TILE_TOKENS == 0
+    assert plan.prefill_tokens >= TILE_TOKENS // 2
+
+
+def test_a_prompt_alone_fills_whole_tiles_of_the_batch():
+    """The batch has room for every slot beside the chunk; a lone prompt does not use that rest."""
+    scheduler = a_scheduler(slots=8)
+    scheduler.add(a_sequence([2] * 1000, id="new"))
+    assert run_step(scheduler).prefill_tokens == 256
