@@ -15,6 +15,7 @@ from edged.config import Config, ModelConfig, resolve_secret
 from edged.core import EngineSnapshot
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
+from edged.dispatch.money import Money
 from edged.engine.cores import CoreBudget, usable_cores
 from edged.engine.host import Engine
 from edged.engine.residency import Residency
@@ -79,7 +80,8 @@ class Daemon:
             stack.push_async_callback(asyncio.to_thread, self.ledger.close, _FLUSH_S)
             self.client = UpstreamClient(config.upstreams)
             spent = await asyncio.to_thread(self._spent_today)
-            cloud = Cloud(config, self.client, spent_uusd=lambda route: spent.get(route, 0), wall_clock=time.time)
+            money = Money(config, spent_uusd=lambda route: spent.get(route, 0), wall_clock=time.time)
+            cloud = Cloud(self.client, money)
             sinks = (self.ledger.append, self.metrics.observe)
             self.dispatcher = Dispatcher(config, engines=self.engines, cloud=cloud, sinks=sinks)
             self.metrics.watch(self._snapshots, self._gauges)

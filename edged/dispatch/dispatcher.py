@@ -138,7 +138,7 @@ class Dispatcher:
             commit = await self._author(trace, route, allowed)
             trace.author = commit.attempt
             async with aclosing(commit.rest):
-                yield Answer(trace, commit, allowed, settle=self._cloud.settle)
+                yield Answer(trace, commit, allowed, settle=self._cloud.money.settle)
             status, error = _ending(commit.attempt)
         except TimeoutError:  # server.stream.ClientTooSlow
             status, error = Status.CANCELLED, "client_too_slow"
@@ -210,7 +210,7 @@ class Dispatcher:
         for attempt in trace.attempts:
             if attempt.outcome is None:
                 attempt.end(ending, error)
-        self._cloud.settle(trace)
+        self._cloud.money.settle(trace)
         record = trace.record(status, error=error)
         for sink in self._sinks:
             _hand_over(record, sink)

@@ -45,7 +45,7 @@ def _note_calls(calls: list[SeenCall], deltas: tuple[ToolCallDelta, ...]) -> Non
 
 @dataclass(slots=True, eq=False)
 class AttemptTrace:
-    """One backend's try while it runs. ``started_s`` is monotonic; ``Cloud.settle`` prices it when it is over."""
+    """One backend's try while it runs. ``started_s`` is monotonic; ``Money.settle`` prices it when it is over."""
 
     target: Target
     backend: str

@@ -11,6 +11,7 @@ from builders import a_config, a_request, a_route
 from edged.core import Chunk, Record, Target
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher, Head
+from edged.dispatch.money import Money
 from edged.errors import EdgedError
 from edged.testing import ScriptedUpstream
 from edged.testing.local import ScriptedEngine
@@ -50,7 +51,7 @@ class Box:
 
     @property
     def budget(self):
-        return self.cloud._budgets["auto"]
+        return self.cloud.money.budgets["auto"]
 
     async def ask(self, request=None, **fields):
         """Ask, read to the end, and give back what the client would have seen."""
@@ -72,7 +73,7 @@ class Box:
                 await seen.hung_up()
         assert self.engine.in_flight == 0, self.engine
         assert self.dispatcher.in_flight == 0
-        for budget in self.cloud._budgets.values():
+        for budget in self.cloud.money.budgets.values():
             assert budget.reserved_uusd == 0
 
 
@@ -106,7 +107,7 @@ async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 
         config = a_config(routes=[a_route(**fields)], upstreams=upstreams)
         stack.push_async_callback(_let_accepts_end)
         client = await stack.enter_async_context(UpstreamClient(upstreams))
-        cloud = Cloud(config, client, spent_uusd=lambda _: spent_uusd, wall_clock=clock)
+        cloud = Cloud(client, Money(config, spent_uusd=lambda _: spent_uusd, wall_clock=clock))
         engine = engine or ScriptedEngine()
         records: list[Record] = []
         dispatcher = Dispatcher(config, engines={"small": engine}, cloud=cloud, sinks=[*sinks, records.append])

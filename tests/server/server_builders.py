@@ -16,6 +16,7 @@ from edged.config import Secret
 from edged.core import Record
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
+from edged.dispatch.money import Money
 from edged.metrics import Metrics
 from edged.server.app import WATCHER, Parts, create_app, create_runner
 from edged.server.disconnect import DisconnectWatcher
@@ -96,7 +97,7 @@ async def serving(
         config = config.model_copy(update={"server": config.server.model_copy(update=server or {})})
         client = UpstreamClient(config.upstreams)
         await client.start()
-        cloud = Cloud(config, client, spent_uusd=lambda _: 0, wall_clock=time.time)
+        cloud = Cloud(client, Money(config, spent_uusd=lambda _: 0, wall_clock=time.time))
         engines = {"small": engine}
         dispatcher = Dispatcher(config, engines=engines, cloud=cloud, sinks=(records.append, metrics.observe))
         parts = Parts(
