@@ -13,7 +13,8 @@ from edged.core import FinishReason
 from edged.engine.answer import AnswerText, Said
 from edged.engine.form import Constraint, ConstraintFailed
 from edged.engine.kv import KvOp, KvPool, Trim
-from edged.engine.protocol import CallRow, Emission, Event, LogLine, Params, Refused, Stats, StepDone, TokenRow
+from edged.engine.outbox import Outbox
+from edged.engine.protocol import CallRow, Emission, Event, LogLine, Params, Refused, Stats, TokenRow
 from edged.engine.rates import Rates
 from edged.engine.runner import DECODE_ABORTED, DECODE_NO_SPACE, DECODE_OK, Runner, Sampler
 from edged.engine.scheduler import TILE_TOKENS, Plan, Row, Scheduler
@@ -98,6 +99,7 @@ class DecodeLoop:
         self._scheduler = Scheduler(pool, slots=slots, batch_tokens=runner.batch_tokens)
         self._chunk_tokens = chunk_tokens
         self._publish = publish
+        self._outbox = Outbox(publish)
         self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
         self._choices: dict[Sequence, _Choice] = {}
         self._signals = SignalReader(runner.vocabulary.size_tokens)
@@ -171,6 +173,7 @@ class DecodeLoop:
     def _drain(self) -> None:
         block = self._scheduler.is_idle
         if block:
+            self._outbox.flush()
             self._stats = self._look()
         while True:
             try:
@@ -187,6 +190,7 @@ class DecodeLoop:
                 self._add(sequences)
             case Drop(request_id):
                 self._cancelled.discard(request_id)
+                self._outbox.forget(request_id)
                 for sequence in self._scheduler.cancel(request_id):
                     self._close(sequence)
             case Threads(count):
@@ -200,6 +204,8 @@ class DecodeLoop:
         applied = [self._apply_op(op) for op in plan.ops]
         if not all(applied) or not plan.rows:
             return
+        if plan.prefill_tokens:
+            self._outbox.flush()
         status, elapsed_s = self._decode(plan)
         if status == DECODE_OK:
             decode_rows = len(plan.rows) - bool(plan.prefill_tokens)
@@ -236,8 +242,8 @@ class DecodeLoop:
         self._scheduler.complete(plan)
         rows = [(i, row) for i, row in enumerate(plan.rows) if row.wants_logits]
         emissions = [emission for i, row in rows if (emission := self._emit_or_refuse(i, row)) is not None]
-        if emissions:
-            self._publish(StepDone(tuple(emissions)))
+        begins = any(row.sequence.generated_tokens == 1 for _, row in rows)
+        self._outbox.add(emissions, now_s=time.monotonic(), urgent=begins)
 
     def _emit_or_refuse(self, index: int, row: Row) -> Emission | None:
         """A constraint that fails ends its own request and nobody else's."""
@@ -252,6 +258,7 @@ class DecodeLoop:
     def _refuse(self, request_id: str, why: ConstraintFailed) -> None:
         for sequence in self._scheduler.cancel(request_id):
             self._close(sequence)
+        self._outbox.forget(request_id)
         self._publish(Refused(request_id, "engine_error", f"the answer could not be kept to its form: {why}"))
 
     def _emit(self, index: int, row: Row) -> Emission:
@@ -343,6 +350,7 @@ class DecodeLoop:
         for request_id in {sequence.id for sequence in failed}:
             for sibling in self._scheduler.cancel(request_id):
                 self._close(sibling)
+            self._outbox.forget(request_id)
             self._publish(Refused(request_id, "engine_error", f"the engine failed a step (status {status})"))
 
     def _add(self, sequences: tuple[Sequence, ...]) -> None:
