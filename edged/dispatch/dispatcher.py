@@ -144,7 +144,7 @@ class Dispatcher:
             status, error = Status.CANCELLED, "client_too_slow"
             raise
         except (asyncio.CancelledError, GeneratorExit, ConnectionError):
-            status, error = Status.CANCELLED, "client_gone"
+            status, error = _ending(trace.author) if trace.author else (Status.CANCELLED, "client_gone")
             raise
         except EdgedError as exc:
             status, error = _status(trace, exc), exc.code
@@ -235,7 +235,7 @@ def _hand_over(record: Record, sink: RecordSink) -> None:
 
 
 def _ending(author: AttemptTrace) -> tuple[Status, str | None]:
-    """How a request ended whose block was left in peace."""
+    """How a request ended: a client that hangs up once it has everything was served."""
     match author.outcome:
         case Outcome.SERVED:
             return Status.OK, None

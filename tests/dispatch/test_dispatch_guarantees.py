@@ -171,6 +171,23 @@ def test_a_client_that_leaves_mid_stream_closes_the_upstreams_connection():
     run(main)
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, ConnectionResetError, GeneratorExit])
+def test_a_client_that_hangs_up_once_it_has_everything_was_served(error):
+    """Clients close at the last event they need, before the server has closed its side."""
+
+    async def main():
+        async with a_box() as box:
+            with pytest.raises(error):
+                async with box.dispatcher.answer(a_request(stream=True)) as answer:
+                    async for _ in answer.chunks():
+                        pass
+                    raise error
+            assert (box.record.status, box.record.error) == (Status.OK, None)
+            await box.at_rest()
+
+    run(main)
+
+
 @pytest.mark.parametrize("scene", ["kept", "deferred", "deferred, cloud fails"])
 def test_an_answer_that_is_never_read_is_cancelled(scene):
     """The block is left before the first chunk: generators that never started leak nothing."""
