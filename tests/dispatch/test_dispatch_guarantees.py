@@ -171,6 +171,13 @@ def test_a_client_that_leaves_mid_stream_closes_the_upstreams_connection():
     run(main)
 
 
+async def _read_all_and_leave(box, error):
+    async with box.dispatcher.answer(a_request(stream=True)) as answer:
+        async for _ in answer.chunks():
+            pass
+        raise error
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError, ConnectionResetError, GeneratorExit])
 def test_a_client_that_hangs_up_once_it_has_everything_was_served(error):
     """Clients close at the last event they need, before the server has closed its side."""
@@ -178,10 +185,7 @@ def test_a_client_that_hangs_up_once_it_has_everything_was_served(error):
     async def main():
         async with a_box() as box:
             with pytest.raises(error):
-                async with box.dispatcher.answer(a_request(stream=True)) as answer:
-                    async for _ in answer.chunks():
-                        pass
-                    raise error
+                await _read_all_and_leave(box, error)
             assert (box.record.status, box.record.error) == (Status.OK, None)
             await box.at_rest()
 

@@ -6,8 +6,8 @@ from edged.engine.outbox import STREAM_INTERVAL_S, Outbox
 from edged.engine.protocol import Emission, StepDone, TokenRow
 
 
-def an_emission(text, *, id="a", choice=0, finish=None):
-    return Emission(id, choice, text, (TokenRow(1, text.encode(), -0.1, 1.0, 0.1, ()),), finish=finish)
+def an_emission(text, *, request="a", choice=0, finish=None):
+    return Emission(request, choice, text, (TokenRow(1, text.encode(), -0.1, 1.0, 0.1, ()),), finish=finish)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_slow_steps_are_sent_one_by_one(outbox, sent):
 def test_a_first_token_takes_everything_with_it_at_once(outbox, sent):
     """Somebody waits for it."""
     outbox.add([an_emission("x")], now_s=100.001, urgent=False)
-    outbox.add([an_emission("new", id="b")], now_s=100.002, urgent=True)
+    outbox.add([an_emission("new", request="b")], now_s=100.002, urgent=True)
     assert [e.id for e in sent[0].emissions] == ["a", "b"]
 
 
@@ -64,7 +64,7 @@ def test_what_is_held_is_flushed_before_a_long_step(outbox, sent):
 
 def test_nothing_held_is_sent_for_a_request_that_ended_otherwise(outbox, sent):
     """Its neighbours keep theirs."""
-    outbox.add([an_emission("x"), an_emission("z", id="b")], now_s=100.001, urgent=False)
+    outbox.add([an_emission("x"), an_emission("z", request="b")], now_s=100.001, urgent=False)
     outbox.forget("a")
     outbox.flush()
     assert [e.id for event in sent for e in event.emissions] == ["b"]
