@@ -139,16 +139,25 @@ class WorkerLost(EngineError):
     code = "worker_lost"
 
 
+class ClearanceRefused(EdgedError):
+    """The last check before the network: this request may not go to this upstream. Nothing has been sent."""
+
+    code = "clearance_refused"
+
+
 # -- the provider's fault --------------------------------------------------------------------------------------------
 
 
 class UpstreamError(EdgedError):
     """A provider failed; ``upstream`` is its configured name. Never carries the provider's raw body.
 
-    ``may_cost`` says whether it had taken the prompt, so that it may charge for it.
+    ``may_cost`` says whether it had taken the prompt, so that it may charge for it; ``reached`` whether a connection
+    was made at all; ``answered`` is the HTTP status it gave, if it gave one that is an error.
     """
 
     may_cost = True
+    reached = True
+    answered: int | None = None
     status = 502
     code = "upstream_error"
     type = "upstream_error"
@@ -185,6 +194,15 @@ class UpstreamBusy(UpstreamUnavailable):
     status = 503
     may_cost = False
     code = "upstream_busy"
+
+
+class UpstreamOffline(UpstreamUnavailable):
+    """It is known that it cannot be reached from here, so nothing was tried."""
+
+    status = 503
+    may_cost = False
+    reached = False
+    code = "upstream_offline"
 
 
 class UpstreamRejected(UpstreamError):

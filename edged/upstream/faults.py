@@ -95,6 +95,7 @@ def from_status(
     where, param = f"HTTP {status}", _param(error, sent)
     failure = _build(kind, upstream, where, code=code, param=param, retry_after_s=retry_after_s)
     failure.may_cost = False  # providers charge for answers, and an error status is none
+    failure.answered = status
     return failure
 
 
