@@ -16,7 +16,7 @@ LAYERS = (
     {"core"},
     {"config", "metrics"},
     {"chat", "config_lines"},
-    {"engine", "routing", "upstream", "ledger", "catalogue"},
+    {"engine", "routing", "upstream", "ledger", "catalogue", "calibration"},
     {"dispatch", "testing", "bench", "optimize"},
     {"server", "standin"},
     {"daemon"},

@@ -1,0 +1,165 @@
+"""How wrong what is served locally can be: exact bounds, and the loosest threshold that still keeps a target.
+
+The statement is about *selective* risk, P(wrong | served), for traffic like the calibration items (exchangeable with
+them), on average over the task, not per query: with probability at least ``1 - delta`` over the calibration items,
+the error rate of what a certified threshold serves is at most ``alpha``.
+
+Sources: Clopper and Pearson, Biometrika 26 (1934); fixed-sequence testing over a nested family as in Angelopoulos et
+al., "Learn then Test" (2021).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+GRID_SIZE = 40
+"""Candidate thresholds, spread evenly over the share of traffic they would serve."""
+
+_START_FACTORS = (2.5, 6.0, 15.0)
+"""A walk starts where it can expect to serve this many times the fewest items that could certify anything."""
+
+_BISECTIONS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Answers that score ``threshold`` or more err in at most ``alpha`` of cases, at confidence 1 - delta.
+
+    ``bound`` is the upper bound on the error rate, from ``wrong`` of ``served`` calibration items; ``coverage`` is the
+    share of the calibration items that would have been served.
+    """
+
+    threshold: float
+    alpha: float
+    delta: float
+    served: int
+    wrong: int
+    bound: float
+    coverage: float
+
+
+def upper_bound(wrong: int, served: int, *, delta: float) -> float:
+    """Clopper-Pearson: the largest error rate under which so few errors still have probability ``delta``; 1 for none.
+
+    Raises: ValueError unless 0 <= wrong <= served and 0 < delta < 1.
+    """
+    _check(wrong, served, delta)
+    if wrong == served:
+        return 1.0
+    return _bisect(lambda rate: _at_most(wrong, served, rate) > delta)
+
+
+def lower_bound(wrong: int, served: int, *, delta: float) -> float:
+    """Clopper-Pearson: the smallest error rate under which so many errors still have probability ``delta``.
+
+    Raises: as ``upper_bound``.
+    """
+    return 1.0 - upper_bound(served - wrong, served, delta=delta)
+
+
+def fewest_items(alpha: float, delta: float) -> int:
+    """How many served items without a single error it takes to certify ``alpha``."""
+    return math.ceil(math.log(delta) / math.log1p(-alpha))
+
+
+def most_coverage(accuracy: float, alpha: float) -> float:
+    """The share that could be served at best with an error of ``alpha``, whatever the score: all the right answers."""
+    return min(1.0, accuracy / (1.0 - alpha))
+
+
+def grid(traffic_scores: Sequence[float], *, size: int = GRID_SIZE) -> tuple[float, ...]:
+    """Candidate thresholds, strict to loose, from scores of *unlabelled* traffic; the last one serves all of it."""
+    ordered = sorted(traffic_scores, reverse=True)
+    if not ordered:
+        return ()
+    places = (math.ceil(len(ordered) * step / size) - 1 for step in range(1, size + 1))
+    return tuple(sorted({ordered[max(0, place)] for place in places}, reverse=True))
+
+
+def certify(
+    scores: Sequence[float],
+    correct: Sequence[bool],
+    *,
+    alpha: float,
+    delta: float,
+    thresholds: Sequence[float],
+    traffic_scores: Sequence[float],
+) -> Certificate | None:
+    """The loosest threshold that keeps the target; None where the items cannot certify any ("uncertified").
+
+    ``thresholds`` (strict to loose) and the walks' starts are fixed by ``traffic_scores``, before any label is looked
+    at. Each of three walks goes from its start towards looser thresholds and ends at the first one whose bound is over
+    ``alpha``; each has a third of ``delta``.
+
+    Raises: ValueError where scores and labels differ in number, or alpha or delta are not within (0, 1).
+    """
+    if len(scores) != len(correct):
+        raise ValueError(f"{len(scores)} scores for {len(correct)} labels")
+    if not (0 < alpha < 1 and 0 < delta < 1):
+        raise ValueError(f"alpha and delta must be within (0, 1), not {alpha} and {delta}")
+    share = delta / len(_START_FACTORS)
+    expected = _expected_served(len(scores), thresholds, traffic_scores)
+    certified: Certificate | None = None
+    for factor in _START_FACTORS:
+        needed = factor * fewest_items(alpha, share)
+        start = next((j for j, served in enumerate(expected) if served >= needed), len(thresholds))
+        for threshold in thresholds[start:]:
+            candidate = _candidate(scores, correct, threshold, alpha=alpha, delta=share)
+            if candidate.bound > alpha:
+                break
+            if certified is None or candidate.threshold < certified.threshold:
+                certified = candidate
+    return certified
+
+
+def _candidate(
+    scores: Sequence[float], correct: Sequence[bool], threshold: float, *, alpha: float, delta: float
+) -> Certificate:
+    served = [right for score, right in zip(scores, correct, strict=True) if score >= threshold]
+    wrong = served.count(False)
+    return Certificate(
+        threshold=threshold,
+        alpha=alpha,
+        delta=delta,
+        served=len(served),
+        wrong=wrong,
+        bound=upper_bound(wrong, len(served), delta=delta),
+        coverage=len(served) / len(scores) if scores else 0.0,
+    )
+
+
+def _expected_served(items: int, thresholds: Sequence[float], traffic: Sequence[float]) -> list[float]:
+    return [items * sum(score >= threshold for score in traffic) / max(1, len(traffic)) for threshold in thresholds]
+
+
+def _check(wrong: int, served: int, delta: float) -> None:
+    if not 0 <= wrong <= served:
+        raise ValueError(f"{wrong} wrong of {served} served is impossible")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be within (0, 1), not {delta}")
+
+
+def _bisect(is_below: Callable[[float], bool]) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return high
+
+
+def _at_most(wrong: int, served: int, rate: float) -> float:
+    """P(at most ``wrong`` errors among ``served``), the terms summed by their logarithms."""
+    if rate <= 0.0:
+        return 1.0
+    if rate >= 1.0:
+        return 0.0
+    log_rate, log_rest = math.log(rate), math.log1p(-rate)
+    terms = (
+        math.lgamma(served + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(served - k + 1)
+        + k * log_rate
+        + (served - k) * log_rest
+        for k in range(wrong + 1)
+    )
+    return math.fsum(map(math.exp, terms))
