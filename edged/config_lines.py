@@ -3,6 +3,7 @@
 ``config.parse`` stops a start at the first layer of trouble; an operator wants the whole list, and where to type.
 """
 
+import contextlib
 import copy
 import difflib
 import re
@@ -13,13 +14,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from edged.config import Config
+from edged.config import Config, ServerConfig
 from edged.toml_index import Location, TomlIndex
 
 # Values that satisfy the keys which have no default, so that what else is wrong can still be seen.
 _STAND_INS: dict[str, object] = {
     "name": "stand-in",
     "base_url": "https://stand-in.invalid",
+    "key": "env:STAND_IN",
     "input_usd_per_mtok": 0,
     "output_usd_per_mtok": 0,
     "model": [{"name": "stand-in", "input_usd_per_mtok": 0, "output_usd_per_mtok": 0}],
@@ -226,8 +228,24 @@ def _name_problems(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         for name in _strings(route.get("cloud")):
             if name not in cloud:
                 yield (*at, "cloud"), f'"{name}" is not an UPSTREAM/MODEL{_known(name, cloud)}'
+    yield from _key_problems(document, [*(str(table.get("name")) for _, table in routes), *local, *cloud])
     if not models and not upstreams and not document.keys() & {"model", "models", "upstream", "upstreams"}:
         yield (), "needs at least one [[model]] or [[upstream]]"
+
+
+def _key_problems(document: dict[str, Any], known: list[str]) -> Iterator[tuple[Location, str]]:
+    keys = list(_tables(document, "api_key"))
+    yield from _duplicates(keys)
+    for at, key in keys:
+        for name in _strings(key.get("routes")):
+            if name not in known:
+                yield (*at, "routes"), f'"{name}" does not exist{_known(name, known)}'
+    server = document.get("server")
+    if keys or not isinstance(server, dict) or server.get("api_keys") or not isinstance(server.get("listen"), str):
+        return
+    with contextlib.suppress(ValidationError):
+        if not ServerConfig(listen=server["listen"]).is_loopback:
+            yield ("server", "listen"), "an address beyond loopback needs an [[api_key]] or an entry in api_keys"
 
 
 def _tables(document: dict[str, Any], key: str) -> Iterator[tuple[Location, dict[str, Any]]]:

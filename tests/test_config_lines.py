@@ -50,7 +50,7 @@ def test_every_problem_is_found_at_once_with_its_line_and_key() -> None:
     """Keys, values, a section's own rules and names across sections are all reported, in line order."""
     found = find_problems(BAD)
     assert [(problem.line, problem.key) for problem in found] == [
-        (1, "server"),
+        (2, "server.listen"),
         (3, "server.slots"),
         (4, "server.allowed_hosts[1]"),
         (6, "model[0]"),

@@ -4,20 +4,25 @@
 """
 
 from edged.config.file import Config, load, parse
+from edged.config.keys import ApiKeyConfig
 from edged.config.models import ModelConfig, SamplingDefaults
 from edged.config.paths import default_path, models_directory, state_directory
+from edged.config.retries import RetriesConfig
 from edged.config.routes import BudgetConfig, RouteConfig, Thresholds
 from edged.config.secrets import Secret, SecretReference, check_reference, resolve_secret
 from edged.config.section import Name, Seconds, Section
 from edged.config.server import LedgerConfig, ServerConfig
+from edged.config.spending import SpendingConfig
 from edged.config.upstreams import UpstreamConfig, UpstreamModelConfig
 
 __all__ = [
+    "ApiKeyConfig",
     "BudgetConfig",
     "Config",
     "LedgerConfig",
     "ModelConfig",
     "Name",
+    "RetriesConfig",
     "RouteConfig",
     "SamplingDefaults",
     "Seconds",
@@ -25,6 +30,7 @@ __all__ = [
     "SecretReference",
     "Section",
     "ServerConfig",
+    "SpendingConfig",
     "Thresholds",
     "UpstreamConfig",
     "UpstreamModelConfig",

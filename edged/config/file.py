@@ -6,12 +6,16 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from edged.config.keys import ApiKeyConfig
 from edged.config.models import ModelConfig
 from edged.config.paths import state_directory
+from edged.config.retries import RetriesConfig
 from edged.config.routes import RouteConfig
 from edged.config.section import Section, refuse_duplicates
 from edged.config.server import LedgerConfig, ServerConfig
+from edged.config.spending import SpendingConfig
 from edged.config.upstreams import UpstreamConfig
+from edged.core import Locality, Trust
 from edged.errors import ConfigError
 
 
@@ -20,6 +24,9 @@ class Config(Section):
 
     server: ServerConfig = ServerConfig()
     ledger: LedgerConfig = LedgerConfig()
+    budget: SpendingConfig = SpendingConfig()
+    api_keys: tuple[ApiKeyConfig, ...] = Field(default=(), alias="api_key")
+    upstream_retries: RetriesConfig = RetriesConfig()
     models: tuple[ModelConfig, ...] = Field(default=(), alias="model")
     upstreams: tuple[UpstreamConfig, ...] = Field(default=(), alias="upstream")
     routes: tuple[RouteConfig, ...] = Field(default=(), alias="route")
@@ -37,8 +44,35 @@ class Config(Section):
             for name in route.cloud:
                 if name not in cloud:
                     raise ValueError(f'route "{route.name}": cloud = "{name}" is not UPSTREAM/model (known: {cloud})')
+            self._site_can_answer(route)
         if not local and not cloud:
             raise ValueError("needs at least one [[model]] or [[upstream]]")
+        return self
+
+    def _site_can_answer(self, route: RouteConfig) -> None:
+        if route.locality is not Locality.SITE_ONLY or route.local:
+            return
+        if all(self.trust_of(name) is not Trust.SITE for name in route.cloud):
+            text = f'route "{route.name}": locality "site_only" needs a local model or an upstream with trust = "site"'
+            raise ValueError(text)
+
+    def trust_of(self, name: str) -> Trust:
+        """Whose machine answers for ``UPSTREAM/model``; of a name that is not known, a stranger's."""
+        upstream = name.partition("/")[0]
+        return next((known.trust for known in self.upstreams if known.name == upstream), Trust.CLOUD)
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        """A port beyond loopback asks for a key, and what a key is for exists."""
+        refuse_duplicates([key.name for key in self.api_keys], "api_key")
+        if not self.server.is_loopback and not self.server.api_keys and not self.api_keys:
+            raise ValueError("server.listen: an address beyond loopback needs an [[api_key]] or server.api_keys")
+        cloud = [f"{upstream.name}/{model.name}" for upstream in self.upstreams for model in upstream.models]
+        known = [*(route.name for route in self.routes), *(model.name for model in self.models), *cloud]
+        for key in self.api_keys:
+            for name in key.routes:
+                if name not in known:
+                    raise ValueError(f'api_key "{key.name}": routes = "{name}" does not exist (known: {known})')
         return self
 
     @property

@@ -20,7 +20,7 @@ class Thresholds(Section):
 class BudgetConfig(Section):
     """``[route.budget]``: 0 = no cloud spend; omitted = unlimited."""
 
-    usd_per_day: float | None = Field(default=None, ge=0)
+    usd_per_day: float | None = Field(default=None, ge=0, le=1_000_000)
 
 
 class RouteConfig(Section):

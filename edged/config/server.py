@@ -2,9 +2,8 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from edged.config.secrets import SecretReference, check_reference
 from edged.config.section import Seconds, Section
@@ -51,12 +50,6 @@ class ServerConfig(Section):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
-
-    @model_validator(mode="after")
-    def _keys_beyond_loopback(self) -> Self:
-        if not self.is_loopback and not self.api_keys:
-            raise ValueError("listen: an address beyond loopback needs at least one entry in api_keys")
-        return self
 
 
 class LedgerConfig(Section):
