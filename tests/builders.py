@@ -7,6 +7,7 @@ import time
 from edged.config import Config, RouteConfig
 from edged.core import (
     Chat,
+    Clearance,
     EngineSnapshot,
     EngineState,
     FinishReason,
@@ -28,6 +29,7 @@ def a_request(*, text="hello", model="auto", id=None, received_s=None, sampling=
     """A chat request that has just come in; ``limits`` as keywords of Limits, its locality by name."""
     limits = dict(limits or {})
     limits["locality"] = Locality(limits.get("locality", "any"))
+    fields.setdefault("clearance", Clearance(Locality.ANY))
     return Request(
         id=id or f"r{next(_ids)}",
         model=model,

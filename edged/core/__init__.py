@@ -5,6 +5,8 @@ integer number of micro-dollars (``_uusd``). See the vocabulary in ARCHITECTURE.
 """
 
 from edged.core.answer import Backend, Chunk, Timings, Token, ToolCallDelta, Usage
+from edged.core.clearance import Clearance, strictest
+from edged.core.image import IMAGE_MARK, Image
 from edged.core.record import Attempt, Decision, Record
 from edged.core.request import (
     Chat,
@@ -21,18 +23,21 @@ from edged.core.request import (
     ToolMode,
 )
 from edged.core.snapshot import EngineSnapshot, EngineState
-from edged.core.words import FinishReason, Locality, Outcome, Reason, Release, Role, Status, Target
+from edged.core.words import FinishReason, Locality, Outcome, Reason, Release, Role, Status, Target, Trust
 
 __all__ = [
+    "IMAGE_MARK",
     "Attempt",
     "Backend",
     "Chat",
     "Chunk",
+    "Clearance",
     "Completion",
     "Decision",
     "EngineSnapshot",
     "EngineState",
     "FinishReason",
+    "Image",
     "Limits",
     "Locality",
     "Message",
@@ -54,5 +59,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolChoice",
     "ToolMode",
+    "Trust",
     "Usage",
+    "strictest",
 ]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from edged.core.clearance import Clearance
+from edged.core.image import Image
 from edged.core.words import Locality, Role
 
 
@@ -75,13 +77,17 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``text`` is the joined text parts; None only on an assistant turn that holds tool calls."""
+    """One turn. ``text`` is the joined text parts; None only on an assistant turn that holds tool calls.
+
+    In a turn with ``images``, ``text`` holds one IMAGE_MARK for each of them, where it stands.
+    """
 
     role: Role
     text: str | None
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,8 @@ class Limits:
 class Request:
     """One validated request, whatever API it came through. ``received_s`` is monotonic: every TTFT counts from it.
 
-    ``background`` is the route's word, set once the route is known: interactive work goes first.
+    ``background`` is the route's word, set once the route is known: interactive work goes first. ``clearance`` is the
+    policy's word: without it the request leaves the box by no path.
     """
 
     id: str
@@ -152,6 +159,13 @@ class Request:
     tenant: str = ""
     api: str = "openai"
     background: bool = False
+    clearance: Clearance = field(default_factory=Clearance)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Every picture of the conversation; no local model reads any."""
+        messages = self.input.messages if isinstance(self.input, Chat) else ()
+        return tuple(image for message in messages for image in message.images)
 
     @property
     def tool_mode(self) -> ToolMode:

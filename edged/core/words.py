@@ -21,11 +21,20 @@ class Target(StrEnum):
 
 
 class Locality(StrEnum):
-    """Where a request may be answered."""
+    """Where a request may be answered, and what an upstream may see of it."""
 
     ANY = "any"
+    REDACT = "redact"
+    SITE_ONLY = "site_only"
     LOCAL_ONLY = "local_only"
     CLOUD_ONLY = "cloud_only"
+
+
+class Trust(StrEnum):
+    """Whose machine an upstream is: a stranger's, or one of the operator's own site."""
+
+    CLOUD = "cloud"
+    SITE = "site"
 
 
 class Release(StrEnum):

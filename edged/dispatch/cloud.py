@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from edged.config import RouteConfig
-from edged.core import Chunk, Locality, Outcome, Reason, Target
+from edged.core import Chunk, Outcome, Reason, Target
 from edged.dispatch.local import Commit, nothing
 from edged.dispatch.money import Money
 from edged.dispatch.trace import AttemptTrace, Trace
@@ -42,9 +42,8 @@ class Cloud:
 
         An answer that is not streamed is read to its end first, so that its author may change until then.
         """
-        assert allowed.locality is not Locality.LOCAL_ONLY, "local_only never leaves the box"
         failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, _none_ready(route))
-        for name in route.cloud:
+        for name in allowed.upstreams:
             upstream, _, model = name.partition("/")
             cooldown_s = self._client.cooldown_s(upstream, model)
             if cooldown_s > 0:

@@ -133,8 +133,9 @@ class Dispatcher:
             self._refuse_while_draining(trace)
             route = names.resolve(self._config, request.model)
             trace.route = route.name
-            trace.request = replace(request, background=route.priority == "background")
-            allowed = policy.terms(route, request)
+            allowed = policy.terms(route, request, trust_of=self._config.trust_of)
+            is_background = route.priority == "background"
+            trace.request = replace(request, background=is_background, clearance=allowed.clearance)
             commit = await self._author(trace, route, allowed)
             trace.author = commit.attempt
             async with aclosing(commit.rest):

@@ -8,8 +8,10 @@ from edged.core import (
     Attempt,
     Chat,
     Chunk,
+    Clearance,
     Decision,
     FinishReason,
+    Locality,
     Outcome,
     Reason,
     Record,
@@ -216,7 +218,7 @@ class Trace:
             served_model=author.public_name if author else None,
             tenant=request.tenant,
             task=request.limits.task,
-            locality=request.limits.locality,
+            locality=_label(request),
             stream=request.stream,
             confidence=self.confidence,
             predicted_ttft_s=predicted[-1] if predicted else None,
@@ -229,6 +231,12 @@ class Trace:
             prompt_text=_prompt_text(request),
             answer_text=author.text if author else None,
         )
+
+
+def _label(request: Request) -> Locality:
+    """What held in the end: the strictest label, else whom the request was for."""
+    label = request.clearance.label
+    return request.limits.locality if label is Locality.ANY or request.clearance == Clearance() else label
 
 
 def _prompt_text(request: Request) -> str:

@@ -4,12 +4,13 @@ Each function reads its arguments and nothing else; the caller logs and acts. De
 docstring and in the body alike.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edged.config import RouteConfig
 from edged.core import (
+    Clearance,
     Decision,
     EngineSnapshot,
     EngineState,
@@ -21,6 +22,8 @@ from edged.core import (
     Request,
     Target,
     Token,
+    Trust,
+    strictest,
 )
 from edged.errors import InvalidRequest
 from edged.routing.confidence import free_text_score, structured_score
@@ -29,7 +32,10 @@ from edged.routing.latency import predict_total_s, predict_ttft_s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What route and request allow together; the request has only tightened it."""
+    """What route, API key and request allow together; each has only tightened it.
+
+    ``has_cloud``: the route names upstreams; ``upstreams``: those that this request may be sent to, in order.
+    """
 
     locality: Locality
     has_local: bool
@@ -40,33 +46,45 @@ class Terms:
     ttft_s: float
     itl_s: float
     queue: int
+    clearance: Clearance = field(default_factory=Clearance)
+    upstreams: tuple[str, ...] = ()
     deadline_s: float | None = None
     max_cost_uusd: int | None = None
 
     @property
     def may_escalate(self) -> bool:
-        return self.has_cloud and self.locality is Locality.ANY
+        return self.has_cloud and self.locality is not Locality.CLOUD_ONLY and not self.is_kept_here
+
+    @property
+    def is_kept_here(self) -> bool:
+        """A label, not the lack of an upstream, keeps the request on the box."""
+        if self.locality is Locality.SITE_ONLY:
+            return not self.upstreams
+        return self.locality is Locality.LOCAL_ONLY
 
 
-def terms(route: RouteConfig, request: Request) -> Terms:
-    """Combine a route with what the request asks.
+def terms(
+    route: RouteConfig,
+    request: Request,
+    *,
+    key: Locality = Locality.ANY,
+    trust_of: Callable[[str], Trust] = lambda _: Trust.CLOUD,
+) -> Terms:
+    """Combine a route with the label of the caller's API key and with what the request asks: the strictest holds.
 
+    ``cloud_only`` says who answers, the other labels who may see the request: the two combine where both can be kept.
     Raises: InvalidRequest where they exclude each other.
     """
     asked = request.limits
-    locality = route.locality if asked.locality is Locality.ANY else asked.locality
-    if route.locality not in (Locality.ANY, locality):
-        raise InvalidRequest(
-            f"edged.locality: {asked.locality} loosens the route {route.name!r}, which is {route.locality}",
-            param="edged.locality",
-        )
-    if locality is Locality.LOCAL_ONLY and not route.local:
-        raise InvalidRequest(f"edged.locality: the route {route.name!r} has no local model", param="edged.locality")
-    if locality is Locality.CLOUD_ONLY and not route.cloud:
-        raise InvalidRequest(f"edged.locality: the route {route.name!r} has no cloud model", param="edged.locality")
+    labels = (route.locality, key, asked.locality)
+    clearance = Clearance(strictest(*labels))
+    upstreams = tuple(name for name in route.cloud if clearance.admits(trust_of(name)))
+    pinned_cloud = Locality.CLOUD_ONLY in labels or not route.local
+    if pinned_cloud and not upstreams:
+        raise _nowhere(route, labels, clearance)
     thresholds = route.thresholds
     return Terms(
-        locality=locality,
+        locality=Locality.CLOUD_ONLY if Locality.CLOUD_ONLY in labels else clearance.label,
         has_local=bool(route.local),
         has_cloud=bool(route.cloud),
         release=_release(route, asked),
@@ -75,9 +93,24 @@ def terms(route: RouteConfig, request: Request) -> Terms:
         ttft_s=thresholds.ttft_s,
         itl_s=thresholds.itl_s,
         queue=thresholds.queue,
+        clearance=clearance,
+        upstreams=upstreams,
         deadline_s=asked.deadline_s,
         max_cost_uusd=asked.max_cost_uusd,
     )
+
+
+def _nowhere(route: RouteConfig, labels: tuple[Locality, ...], clearance: Clearance) -> InvalidRequest:
+    """The labels exclude each other, or leave nobody who could answer."""
+    names = zip(("the route", "the API key", "the request"), labels, strict=True)
+    said = ", ".join(f"{who} says {label}" for who, label in names if label is not Locality.ANY) or "no label"
+    has = (
+        "no local model" if not route.local else "no cloud model" if not route.cloud else "no upstream that may see it"
+    )
+    if clearance.label is Locality.SITE_ONLY:
+        has = 'no upstream with trust = "site"'
+    text = f"edged.locality: nobody may answer on the route {route.name!r}: {said}; it has {has}"
+    return InvalidRequest(text, param="edged.locality", code="invalid_value")
 
 
 def _release(route: RouteConfig, asked: Limits) -> Release:
@@ -109,7 +142,7 @@ def admit(allowed: Terms, engine: EngineSnapshot | None, *, in_flight: int) -> D
         return _decide(Target.CLOUD, Reason.LOCAL_UNAVAILABLE, threshold=patience_s)
     if in_flight >= engine.slots + allowed.queue:  # 5
         return _decide(elsewhere, Reason.QUEUE_FULL if allowed.may_escalate else Reason.REJECTED_BUSY)
-    if allowed.locality is Locality.LOCAL_ONLY:  # 6
+    if allowed.is_kept_here:  # 6
         return _decide(Target.LOCAL, Reason.PINNED_LOCAL)
     return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 7
 
@@ -139,7 +172,7 @@ def review_admission(
     """
     wait_s = predict_ttft_s(engine, uncached_tokens=prompt_tokens - cached_tokens)
     ttft_s = None if wait_s is None else elapsed_s + wait_s
-    stay = Reason.PINNED_LOCAL if allowed.locality is Locality.LOCAL_ONLY else Reason.WITHIN_BUDGET
+    stay = Reason.PINNED_LOCAL if allowed.is_kept_here else Reason.WITHIN_BUDGET
     reason, threshold = stay, allowed.ttft_s
     if allowed.may_escalate:
         if request.max_tokens and prompt_tokens + request.max_tokens > engine.context_tokens:  # 1

@@ -86,7 +86,7 @@ class _Strict(BaseModel):
 class EdgedOptions(_Strict):
     """The ``edged`` field and the ``x-edged`` header: what one request asks of its route."""
 
-    locality: Literal["any", "local_only", "cloud_only"] | None = None
+    locality: Literal["any", "redact", "site_only", "local_only", "cloud_only"] | None = None
     task: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$")
     deadline_ms: float | None = Field(default=None, gt=0, le=86_400_000)
     min_confidence: float | None = Field(default=None, ge=0, le=1)

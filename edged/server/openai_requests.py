@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from edged.chat.schema import Allowance
-from edged.core import Chat, Completion, Limits, Locality, Message, Request, Role, Sampling, ToolCall
+from edged.core import Chat, Completion, Limits, Locality, Message, Request, Role, Sampling, ToolCall, strictest
 from edged.errors import InvalidRequest, Unsupported
 from edged.server.openai_bodies import MAX_INT32, Body, ChatBody, ChatMessage, CompletionBody, EdgedOptions, Part
 from edged.server.openai_tools import output_format, tool_choice, tools
@@ -249,12 +249,19 @@ def _limits(body: EdgedOptions | None, header: str | None) -> Limits:
     deadline_ms = min((o.deadline_ms for o in given if o.deadline_ms is not None), default=None)
     cost_usd = min((o.max_cost_usd for o in given if o.max_cost_usd is not None), default=None)
     return Limits(
-        locality=Locality(_agreed("locality", [o.locality for o in given if o.locality != "any"]) or "any"),
+        locality=_locality([Locality(o.locality) for o in given if o.locality is not None]),
         task=_agreed("task", [o.task for o in given]),
         deadline_s=None if deadline_ms is None else deadline_ms / 1000,
         min_confidence=max((o.min_confidence for o in given if o.min_confidence is not None), default=None),
         max_cost_uusd=None if cost_usd is None else int(Decimal(repr(cost_usd)) * 1_000_000),
     )
+
+
+def _locality(labels: list[Locality]) -> Locality:
+    """The strictest of two labels; where one of them names the cloud, neither is."""
+    if Locality.CLOUD_ONLY not in labels:
+        return strictest(*labels)
+    return Locality(_agreed("locality", [label for label in labels if label is not Locality.ANY]) or "any")
 
 
 def _header_options(header: str | None) -> EdgedOptions | None:

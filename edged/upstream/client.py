@@ -122,9 +122,10 @@ class UpstreamClient:
         """Ask once and yield the answer's chunks; the last one carries usage, and cost where the provider names it.
 
         Closing the iterator (use ``contextlib.aclosing``) closes the connection at once.
-        Raises: Unsupported before any call, UpstreamError, ModelNotFound.
+        Raises: Unsupported and ClearanceRefused before any call, UpstreamError, ModelNotFound.
         """
         session, provider = self._ready(upstream, model)
+        request.clearance.check(provider.config.trust, upstream)
         pinned = request.model == f"{upstream}/{model}"
         call = openai.encode(request, model, pinned=pinned, dialect=provider.dialect)
         first_token_at_s = asyncio.get_running_loop().time() + provider.config.first_token_timeout_s
@@ -385,14 +386,14 @@ def _transport_error(upstream: str, exc: Exception) -> UpstreamError:
     else:
         what = f"cut the connection ({type(exc).__name__})"
     failure = UpstreamUnavailable(f'upstream "{upstream}" {what}', upstream=upstream)
-    failure.may_cost = not isinstance(exc, aiohttp.ClientConnectorError)
+    failure.reached = failure.may_cost = not isinstance(exc, aiohttp.ClientConnectorError)
     return failure
 
 
 def _timed_out(config: UpstreamConfig, deadline: str, timeout_s: float) -> UpstreamTimeout:
     message = f'upstream "{config.name}" missed its {deadline} deadline ({timeout_s:g} s)'
     failure = UpstreamTimeout(message, upstream=config.name, code=f"{deadline}_timeout")
-    failure.may_cost = deadline != "connect"
+    failure.reached = failure.may_cost = deadline != "connect"
     return failure
 
 

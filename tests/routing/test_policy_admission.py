@@ -14,6 +14,7 @@ LOCAL, CLOUD, NONE = Target.LOCAL, Target.CLOUD, Target.NONE
 PRESSED = {"host_pressure": True}
 COLD = {"state": EngineState.UNLOADED, "load_wait_s": 1.5}
 ANY, LOCAL_ONLY, CLOUD_ONLY = Locality.ANY, Locality.LOCAL_ONLY, Locality.CLOUD_ONLY
+REDACT, SITE_ONLY = Locality.REDACT, Locality.SITE_ONLY
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,8 @@ def test_the_decision_carries_its_prediction_and_the_limit_it_was_held_against()
 
 # -- terms: a request tightens, never loosens ------------------------------------------------------------------------
 
-_ALLOWS = {ANY: {LOCAL, CLOUD}, LOCAL_ONLY: {LOCAL}, CLOUD_ONLY: {CLOUD}}
+_BOTH = {LOCAL, CLOUD}
+_ALLOWS = {ANY: _BOTH, REDACT: _BOTH, SITE_ONLY: _BOTH, LOCAL_ONLY: {LOCAL}, CLOUD_ONLY: {CLOUD}}
 _HELD = {Release.EAGER: 0, Release.GUARDED: 1, Release.STRICT: 2}
 
 routes = st.builds(

@@ -218,7 +218,12 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str, str]] = [
     ({"logit_bias": {str(i): 1 for i in range(1_000)}}, "invalid_value", "logit_bias", "at most 300"),
     ({"user": 5}, "invalid_type", "user", "a string"),
     ({"edged": "local_only"}, "invalid_type", "edged", "an object"),
-    ({"edged": {"locality": "here"}}, "invalid_value", "edged.locality", "'any', 'local_only' or 'cloud_only'"),
+    (
+        {"edged": {"locality": "here"}},
+        "invalid_value",
+        "edged.locality",
+        "'any', 'redact', 'site_only', 'local_only' or 'cloud_only'",
+    ),
     ({"edged": {"min_confidence": 1.5}}, "invalid_value", "edged.min_confidence", "at most 1"),
     ({"edged": {"deadline_ms": 0}}, "invalid_value", "edged.deadline_ms", "greater than 0"),
     ({"edged": {"max_cost_usd": -1}}, "invalid_value", "edged.max_cost_usd", "at least 0"),

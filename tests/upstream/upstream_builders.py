@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import aclosing
 
-from edged.core import Chat, Completion, Message, Request, Role, Sampling
+from edged.core import Chat, Clearance, Completion, Locality, Message, Request, Role, Sampling
 from edged.upstream import openai
 from edged.upstream.client import UpstreamClient
 
@@ -12,6 +12,7 @@ MODEL = "scripted-model"
 
 def a_request(*, text="hello", prompt=None, messages=None, model="auto", sampling=None, **fields):
     """A chat request, or a plain completion where ``prompt`` is given."""
+    fields.setdefault("clearance", Clearance(Locality.ANY))
     asked = Completion(prompt) if prompt is not None else Chat(tuple(messages or [Message(Role.USER, text)]))
     return Request(id="r1", model=model, input=asked, received_s=0.0, sampling=sampling or Sampling(), **fields)
 
