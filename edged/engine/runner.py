@@ -128,24 +128,21 @@ class Runner:
     """A loaded model with its context; ``decode`` computes one batch."""
 
     def __init__(self, load: Load, *, sequences: int) -> None:
-        if not Path(load.path).is_file():
-            raise EngineError("the model file does not exist")
-        llama.llama_backend_init()
-        self._model = _load_model(load)
+        self._model = load_model(load)
+        _refuse_encoders(self._model)
         self.vocabulary = Vocabulary(self._model)
         self.batch_tokens = load.batch_tokens
         self._context = self._new_context(load, sequences)
         self._memory = llama.llama_get_memory(self._context)
+        if not self._memory:
+            raise EngineError('this model does not continue text: it needs purpose = "embed" or "rerank"')
         self._vocab_tokens = self.vocabulary.size_tokens
         self._batch = _Batch(self.batch_tokens, sequences)
-        self._abort = ctypes.create_string_buffer(2)
-        self._install_abort()
+        self._abort = AbortFlag(self._context)
 
     @property
     def description(self) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        llama.llama_model_desc(self._model, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
+        return describe(self._model)
 
     @property
     def context_train_tokens(self) -> int:
@@ -186,19 +183,11 @@ class Runner:
 
     def set_abort(self, *, on: bool) -> None:
         """Ask a running decode to stop before its next graph node; safe from another thread."""
-        self._abort[0] = b"1" if on else b"\0"
+        self._abort.set(on=on)
 
     @property
     def is_aborting(self) -> bool:
-        return self._abort[0] != b"\0"
-
-    def _install_abort(self) -> None:
-        """llama.cpp calls strlen on our flag: the empty string goes on, one character stops.
-
-        A Python callback would take the interpreter lock once per graph node, on a compute thread.
-        """
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
-        llama.llama_set_abort_callback(self._context, strlen, ctypes.cast(self._abort, ctypes.c_void_p))
+        return self._abort.is_set
 
     def _new_context(self, load: Load, sequences: int) -> llama.llama_context_p:
         params = llama.llama_context_default_params()
@@ -216,6 +205,25 @@ class Runner:
         if not context:
             raise EngineError(f"no context of {load.pool_tokens} tokens could be made: out of memory?")
         return context
+
+
+class AbortFlag:
+    """Stops a context's running decode. llama.cpp calls strlen on it: the empty string goes on, one character stops.
+
+    A Python callback would take the interpreter lock once per graph node, on a compute thread.
+    """
+
+    def __init__(self, context: llama.llama_context_p) -> None:
+        self._text = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(context, strlen, ctypes.cast(self._text, ctypes.c_void_p))
+
+    @property
+    def is_set(self) -> bool:
+        return self._text[0] != b"\0"
+
+    def set(self, *, on: bool) -> None:
+        self._text[0] = b"1" if on else b"\0"
 
 
 class _Batch:
@@ -256,13 +264,26 @@ def gpu_note(load: Load) -> str | None:
     return "gpu_layers is set, but this build of llama.cpp has no GPU back end: it runs on the CPU (see docs/gpu.md)"
 
 
-def _load_model(load: Load) -> llama.llama_model_p:
+def load_model(load: Load) -> llama.llama_model_p:
+    """Map the file and its vocabulary. Raises: EngineError."""
+    if not Path(load.path).is_file():
+        raise EngineError("the model file does not exist")
+    llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = load.gpu_layers
     params.main_gpu = load.main_gpu
     model = llama.llama_model_load_from_file(os.fsencode(load.path), params)
     if not model:
         raise EngineError("llama.cpp cannot load this model file")
+    return model
+
+
+def describe(model: llama.llama_model_p) -> str:
+    buffer = ctypes.create_string_buffer(256)
+    llama.llama_model_desc(model, buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace")
+
+
+def _refuse_encoders(model: llama.llama_model_p) -> None:
     if llama.llama_model_has_encoder(model) or not llama.llama_model_has_decoder(model):
         raise EngineError("this model does not continue text: it has an encoder")
-    return model
