@@ -88,8 +88,10 @@ class BreakerSettings:
     probes: int = 1
 
 
-KEY_SETTINGS = BreakerSettings(min_calls=1, open_s=60.0, max_open_s=900.0, calm_s=900.0)
-"""A bad key is no chance event: the first refusal opens, and whether it was mended is asked rarely."""
+KEY_SETTINGS = BreakerSettings(
+    min_calls=2, keep_calls=2, failure_share=1.0, open_s=60.0, max_open_s=900.0, calm_s=900.0
+)
+"""A bad key seldom mends itself: two refusals in a row open, and whether it was mended is asked rarely."""
 
 
 @dataclass(frozen=True, slots=True)

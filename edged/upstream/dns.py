@@ -3,6 +3,7 @@
 ``getaddrinfo`` cannot be cancelled and blocks for many seconds on a box whose uplink is dead (F21). So: a daemon thread
 of its own per name being looked up (the default executor stays free, and process exit never waits for it), one lookup
 per name at a time, a short memory of success, a shorter one of failure, and no waiting on a lookup known to be stuck.
+Only probes ask again beside a stuck lookup, so that a resolver that is back is noticed before the old question ends.
 """
 
 import asyncio
@@ -10,12 +11,15 @@ import ipaddress
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 POSITIVE_TTL_S = 30.0
 NEGATIVE_TTL_S = 2.0
+MAX_THREADS = 8
+"""Lookups of one name under way, stuck ones included."""
 _CLOUD_METADATA = {ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("100.100.100.200")}
 
 Getaddrinfo = Callable[..., Sequence[Any]]
@@ -63,20 +67,25 @@ class Lookups:
         self._clock = clock
         self._known: dict[tuple[str, int], _Known] = {}
         self._pending: dict[tuple[str, int], _Pending] = {}
+        self._threads: Counter[tuple[str, int]] = Counter()
 
     def __repr__(self) -> str:
         return f"Lookups(known={len(self._known)}, pending={len(self._pending)})"
 
-    async def addresses(self, host: str, port: int) -> tuple[Address, ...]:
+    async def addresses(self, host: str, port: int, *, beside_stuck: bool = False) -> tuple[Address, ...]:
         """Where ``host`` is. Cancelling the wait leaves the lookup to the next one who asks.
+
+        ``beside_stuck``: ask anew where the lookup under way is stuck, within MAX_THREADS.
 
         Raises: LookupFailed; at once where the name failed a moment ago or its lookup is stuck.
         """
         key = (host, port)
         while (known := self._fresh(key)) is None:
             pending = self._pending.get(key) or self._begin(key)
-            if self._clock() - pending.since_s > self._stuck_after_s:
-                raise LookupFailed("its name lookup is stuck")
+            if self._is_stuck(pending):
+                if not beside_stuck or self._threads[key] >= MAX_THREADS:
+                    raise LookupFailed("its name lookup is stuck")
+                pending = self._begin(key)
             await pending.answered.wait()
         if isinstance(known.answer, LookupFailed):
             raise LookupFailed(*known.answer.args)
@@ -86,17 +95,21 @@ class Lookups:
         known = self._known.get(key)
         return known if known is not None and known.until_s > self._clock() else None
 
+    def _is_stuck(self, pending: _Pending) -> bool:
+        return self._clock() - pending.since_s > self._stuck_after_s
+
     def _begin(self, key: tuple[str, int]) -> _Pending:
         pending = self._pending[key] = _Pending(self._clock())
+        self._threads[key] += 1
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._run, args=(key, loop), name=f"dns-{key[0]}", daemon=True).start()
+        threading.Thread(target=self._run, args=(key, pending, loop), name=f"dns-{key[0]}", daemon=True).start()
         return pending
 
-    def _run(self, key: tuple[str, int], loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self, key: tuple[str, int], pending: _Pending, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: look up, hand the answer to the loop if it still runs."""
         answer = self._look_up(*key)
         try:
-            loop.call_soon_threadsafe(self._finish, key, answer)
+            loop.call_soon_threadsafe(self._finish, key, pending, answer)
         except RuntimeError:
             return
 
@@ -109,10 +122,15 @@ class Lookups:
         usable = tuple(address for address in addresses if not is_refused(address.host))
         return usable or LookupFailed("its name resolves to no address that may be called")
 
-    def _finish(self, key: tuple[str, int], answer: tuple[Address, ...] | LookupFailed) -> None:
-        ttl_s = NEGATIVE_TTL_S if isinstance(answer, LookupFailed) else POSITIVE_TTL_S
-        self._known[key] = _Known(answer, self._clock() + ttl_s)
-        self._pending.pop(key).answered.set()
+    def _finish(self, key: tuple[str, int], pending: _Pending, answer: tuple[Address, ...] | LookupFailed) -> None:
+        """A failure that comes late, from a lookup that was stuck, takes no fresh answer away."""
+        failed = isinstance(answer, LookupFailed)
+        if not failed or self._fresh(key) is None:
+            self._known[key] = _Known(answer, self._clock() + (NEGATIVE_TTL_S if failed else POSITIVE_TTL_S))
+        self._threads[key] -= 1
+        pending.answered.set()
+        if self._pending.get(key) is pending:
+            del self._pending[key]
 
 
 def is_refused(host: str) -> bool:
