@@ -7,6 +7,7 @@ integer number of micro-dollars (``_uusd``). See the vocabulary in ARCHITECTURE.
 from edged.core.answer import Backend, Chunk, Timings, Token, ToolCallDelta, Usage
 from edged.core.clearance import Clearance, strictest
 from edged.core.image import IMAGE_MARK, Image
+from edged.core.money import BudgetSnapshot, DayMark, KeptMoney, Reservation, Scope
 from edged.core.record import Attempt, Decision, Record
 from edged.core.request import (
     Chat,
@@ -29,15 +30,18 @@ __all__ = [
     "IMAGE_MARK",
     "Attempt",
     "Backend",
+    "BudgetSnapshot",
     "Chat",
     "Chunk",
     "Clearance",
     "Completion",
+    "DayMark",
     "Decision",
     "EngineSnapshot",
     "EngineState",
     "FinishReason",
     "Image",
+    "KeptMoney",
     "Limits",
     "Locality",
     "Message",
@@ -48,8 +52,10 @@ __all__ = [
     "Record",
     "Release",
     "Request",
+    "Reservation",
     "Role",
     "Sampling",
+    "Scope",
     "Status",
     "Target",
     "Timings",

@@ -41,11 +41,13 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one attempt; ``cached`` and ``reasoning`` are included in ``prompt`` and ``completion``."""
+    """Tokens of one attempt. ``cached`` (read from the provider's cache) and ``cache_write`` (put there) are parts of
+    ``prompt``, ``reasoning`` is a part of ``completion``."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
 
@@ -69,7 +71,7 @@ class Chunk:
     """A piece of one choice's answer. ``finish`` is set on each choice's last chunk, ``usage`` on the very last one.
 
     ``tokens`` are those whose text is in ``text`` or ``tool_calls``, or still held back as a possible stop string or as
-    the markup of a call.
+    the markup of a call. ``dropped_parameters``, on the last chunk, are what the provider was not asked for.
     """
 
     choice: int = 0
@@ -81,6 +83,7 @@ class Chunk:
     cost_uusd: int | None = None
     model: str | None = None
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    dropped_parameters: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

@@ -21,7 +21,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One backend's try. ``started_s`` counts from the request's receipt, the other durations from the attempt."""
+    """One backend's try. ``started_s`` counts from the request's receipt, the other durations from the attempt.
+
+    ``cost_uusd`` is what counts; beside it stand the provider's own figure, where it named one, and ours.
+    """
 
     target: Target
     backend: str
@@ -33,6 +36,8 @@ class Attempt:
     usage: Usage = field(default_factory=Usage)
     cost_uusd: int = 0
     cost_estimated: bool = False
+    provider_cost_uusd: int | None = None
+    computed_cost_uusd: int | None = None
     confidence: float | None = None
     error: str | None = None
 

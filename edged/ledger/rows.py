@@ -64,10 +64,13 @@ def attempt_row(attempt: Attempt, n: int) -> Row:
         "prompt_tokens": _whole(attempt.usage.prompt_tokens),
         "completion_tokens": _whole(attempt.usage.completion_tokens),
         "cached_tokens": _whole(attempt.usage.cached_tokens),
+        "cache_write_tokens": _whole(attempt.usage.cache_write_tokens),
         "reasoning_tokens": _whole(attempt.usage.reasoning_tokens),
         "tokens_estimated": int(attempt.usage.estimated),
         "cost_uusd": _whole(attempt.cost_uusd),
         "cost_estimated": int(attempt.cost_estimated),
+        "provider_cost_uusd": _optional_whole(attempt.provider_cost_uusd),
+        "computed_cost_uusd": _optional_whole(attempt.computed_cost_uusd),
         "confidence": _optional_real(attempt.confidence),
         "error": _optional_text(attempt.error, ERROR_CHARS),
     }
@@ -123,6 +126,7 @@ def _to_attempt(row: sqlite3.Row) -> Attempt:
         prompt_tokens=row["prompt_tokens"],
         completion_tokens=row["completion_tokens"],
         cached_tokens=row["cached_tokens"],
+        cache_write_tokens=row["cache_write_tokens"],
         reasoning_tokens=row["reasoning_tokens"],
         estimated=bool(row["tokens_estimated"]),
     )
@@ -137,6 +141,8 @@ def _to_attempt(row: sqlite3.Row) -> Attempt:
         usage=usage,
         cost_uusd=row["cost_uusd"],
         cost_estimated=bool(row["cost_estimated"]),
+        provider_cost_uusd=row["provider_cost_uusd"],
+        computed_cost_uusd=row["computed_cost_uusd"],
         confidence=row["confidence"],
         error=row["error"],
     )
@@ -174,3 +180,7 @@ def _optional_real(value: float | None) -> float | None:
 
 def _whole(value: int) -> int:
     return max(-_WHOLE_MAX, min(_WHOLE_MAX, int(value)))
+
+
+def _optional_whole(value: int | None) -> int | None:
+    return None if value is None else _whole(value)

@@ -3,12 +3,13 @@
 ``requests`` holds one row per ``core.Record``, ``attempts`` and ``decisions`` one row each, in order, under its
 ``seq``. ``seq`` only ever grows; ``received_at`` is a wall-clock label; ``clock_s`` is how long the ledger had been
 running in all when the row was written: it never runs ahead of true time, so it can be trusted where a label cannot.
+``reservations`` holds calls under way, ``spending`` what each budget stands at per day, ``budget_day`` the current day.
 """
 
 import sqlite3
 
 APPLICATION_ID = 0x45444744  # "EDGD", bytes 68-71 of the file
-VERSION = 2
+VERSION = 3
 DAWN = 1_704_067_200.0  # 2024-01-01: a label before it was written by a clock that was not yet set
 
 _VERSION_1 = (
@@ -82,10 +83,48 @@ _VERSION_1 = (
     """,
 )
 
+_MONEY = (
+    """
+    CREATE TABLE reservations (
+        id TEXT PRIMARY KEY,
+        request_id TEXT NOT NULL,
+        upstream TEXT NOT NULL,
+        model TEXT NOT NULL,
+        route TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        amount_uusd INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE spending (
+        day INTEGER NOT NULL,
+        scope TEXT NOT NULL,
+        name TEXT NOT NULL,
+        limit_uusd INTEGER,
+        spent_uusd INTEGER NOT NULL,
+        estimated_uusd INTEGER NOT NULL,
+        PRIMARY KEY (day, scope, name)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE budget_day (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        day INTEGER NOT NULL,
+        date INTEGER NOT NULL,
+        open_s REAL NOT NULL,
+        wall_s REAL NOT NULL
+    )
+    """,
+    "ALTER TABLE attempts ADD COLUMN cache_write_tokens INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE attempts ADD COLUMN provider_cost_uusd INTEGER",
+    "ALTER TABLE attempts ADD COLUMN computed_cost_uusd INTEGER",
+)
+
 # Statements that lead from the version they stand under to the next one; a released entry is never edited.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     0: _VERSION_1,
     1: ("ALTER TABLE requests ADD COLUMN load_s REAL NOT NULL DEFAULT 0",),
+    2: _MONEY,
 }
 
 

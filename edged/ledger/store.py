@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edged.core import Record
+from edged.ledger import money
 from edged.ledger.files import create_private, identity, is_corruption, set_aside, size_bytes
+from edged.ledger.money import Notes
 from edged.ledger.rows import Row, attempt_row, decision_row, request_row
 from edged.ledger.schema import APPLICATION_ID, DAWN, VERSION, migrate, version_of
 
@@ -89,6 +91,7 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._sound: tuple[int, int] | None = None
+        self.lost = False  # an earlier file was given up, with what it knew
         self._clock_base_s = 0.0
         self._opened_at_s = clock()
 
@@ -123,6 +126,7 @@ class Store:
         """Move the file aside and begin a new one: serving goes on whatever the old file has become."""
         self.close()
         aside = set_aside(self._path, label)
+        self.lost = True
         log.warning("ledger moved aside: why=%r kept_as=%s", why, aside.name)
         self._use(self._checked())
 
@@ -132,13 +136,15 @@ class Store:
         if connection is not None:
             connection.close()
 
-    def write(self, records: Sequence[Record]) -> Written:
-        """Add the records in one transaction; an id already there is left as it is."""
+    def write(self, records: Sequence[Record], notes: Notes | None = None) -> Written:
+        """Add records and notes of money in one transaction; a record whose id is there already is left as it is."""
         connection = self._ready_connection()
         self._bound_wal(connection)
         clock_s = self.clock_s
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if notes is not None:
+                money.write(connection, notes)
             written = _insert(connection, records, clock_s)
             connection.execute("COMMIT")
         finally:

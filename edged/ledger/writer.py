@@ -5,14 +5,15 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from edged.core import Record
+from edged.core import BudgetSnapshot, DayMark, KeptMoney, Record, Reservation
 from edged.errors import LedgerError
 from edged.ledger.files import create_private, is_corruption
+from edged.ledger.money import Notes, kept_money, opened, standing
 from edged.ledger.queries import spent_uusd_since
 from edged.ledger.store import DAY_S, MAX_WAL_BYTES, Connect, ReaderInTheWay, Store, Written, connect
 
@@ -72,6 +73,7 @@ class Ledger:
         self._moved = threading.Condition(self._lock)  # flush waits on it
         self._queue: deque[Record] = deque()
         self._queue_bytes = 0
+        self._notes = Notes()
         self._in_flight = 0
         self._appended = self._settled = self._written = self._dropped = 0
         self._flush_to = 0
@@ -120,6 +122,11 @@ class Ledger:
                 error=self._error if alive else "the writer has stopped",
             )
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether what is noted now cannot reach the disk."""
+        return self._error is not None
+
     def append(self, record: Record) -> None:
         """Take the record and return; callable from any thread and from the event loop."""
         kept = record if self._store_text else replace(record, prompt_text=None, answer_text=None)
@@ -133,6 +140,25 @@ class Ledger:
             self._trim()
             if len(self._queue) in (1, self._tuning.batch_rows):
                 self._wake.notify()
+
+    def promise(self, reservation: Reservation, mark: DayMark, kept: Callable[[bool], None] | None = None) -> None:
+        """Note a call before it is made; ``kept``, called once from any thread, hears whether that is on disk."""
+        self._note(opened(reservation, mark, kept), at_once=kept is not None)
+
+    def keep(self, budgets: tuple[BudgetSnapshot, ...], mark: DayMark, *, closed: tuple[str, ...] = ()) -> None:
+        """Note what budgets stand at and which promised calls have ended; never waits."""
+        self._note(standing(budgets, mark, closed=closed), at_once=False)
+
+    def _note(self, notes: Notes, *, at_once: bool) -> None:
+        with self._lock:
+            is_open = not self._closing
+            if is_open:
+                self._appended += notes.count
+                self._notes.add(notes)
+                self._hurry = self._hurry or at_once
+                self._wake.notify()
+        if not is_open:
+            notes.tell(kept=False)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything appended before the call is on disk; False after the timeout or if rows were dropped.
@@ -155,17 +181,30 @@ class Ledger:
         self._thread.join(timeout_s)
         return not self._thread.is_alive() and self._dropped == 0
 
+    def kept_money(self, *, timeout_s: float = 30.0) -> KeptMoney:
+        """The budgets' day as an earlier run left it. Blocks.
+
+        Raises: LedgerError where it cannot be known; a budget must then assume the worst.
+        """
+        self._wait_open(timeout_s)
+        if self._store.lost:
+            raise LedgerError("what was spent cannot be known: the ledger was damaged and a new one is begun")
+        return kept_money(self._path)
+
+    def _wait_open(self, timeout_s: float) -> None:
+        with self._lock:
+            self._hurry = True
+            self._wake.notify()
+            is_open = self._moved.wait_for(lambda: self._error is None, timeout_s)
+        if not is_open or not self.flush(timeout_s):
+            raise LedgerError("what was spent cannot be read: the ledger is not writable")
+
     def spent_uusd_since(self, unix_s: float, route: str | None = None, *, timeout_s: float = 30.0) -> int:
         """Micro-dollars of every request received since, of one route or of all. Blocks.
 
         Raises: LedgerError where the answer cannot be known; a budget must then assume the worst.
         """
-        with self._lock:
-            self._hurry = True
-            self._wake.notify()
-            opened = self._moved.wait_for(lambda: self._error is None, timeout_s)
-        if not opened or not self.flush(timeout_s):
-            raise LedgerError("what was spent cannot be read: the ledger is not writable")
+        self._wait_open(timeout_s)
         return spent_uusd_since(self._path, unix_s, route)
 
     # -- under the lock ----------------------------------------------------------------------------------------------
@@ -193,44 +232,46 @@ class Ledger:
     # -- the writer's thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._write([])
-        while not (self._closing and (self._error is not None or not self._queue)):
-            self._write(self._next_batch())
+        self._write([], Notes())
+        while not (self._closing and (self._error is not None or not (self._queue or self._notes))):
+            self._write(*self._next_batch())
             self._maintain()
         self._finish()
 
-    def _next_batch(self) -> list[Record]:
+    def _next_batch(self) -> tuple[list[Record], Notes]:
         """Wait for a row, then a little longer for its neighbours; empty when only maintenance is due."""
         tuning = self._tuning
         with self._lock:
             if self._error is not None:
                 self._wake.wait_for(self._is_due, tuning.retry_every_s)
             else:
-                self._wake.wait_for(lambda: self._queue or self._is_due(), self._idle_s())
-                self._wake.wait_for(self._is_due, tuning.commit_every_s if self._queue else 0)
+                self._wake.wait_for(lambda: self._queue or self._notes or self._is_due(), self._idle_s())
+                self._wake.wait_for(self._is_due, tuning.commit_every_s if self._queue or self._notes else 0)
             self._hurry = False
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), tuning.batch_rows))]
             self._queue_bytes -= sum(map(_weight_bytes, batch))
             self._in_flight = len(batch)
-        return batch
+            notes, self._notes = self._notes, Notes()
+        return batch, notes
 
     def _idle_s(self) -> float:
         if self._expiry is not None:
             return 0
         return max(0.0, min(self._expire_due_s, self._checkpoint_due_s) - time.monotonic())
 
-    def _write(self, batch: list[Record]) -> None:
-        if not batch and self._error is None:
+    def _write(self, batch: list[Record], notes: Notes) -> None:
+        if not batch and not notes and self._error is None:
             return
         try:
-            written = self._store.write(batch)
+            written = self._store.write(batch, notes)
         except _FAILURES as exc:
-            self._put_back(batch, exc)
+            self._put_back(batch, exc, notes)
             self._repair(exc)
         else:
-            self._settle(len(batch), written)
+            self._settle(len(batch) + notes.count, written)
+            notes.tell(kept=True)
 
-    def _put_back(self, batch: list[Record], exc: Exception) -> None:
+    def _put_back(self, batch: list[Record], exc: Exception, notes: Notes) -> None:
         error = f"{type(exc).__name__}: {exc}"
         if self._error != error:
             log.warning("ledger degraded, rows wait in memory: error=%r", error)
@@ -240,6 +281,11 @@ class Ledger:
             self._queue_bytes += sum(map(_weight_bytes, batch))
             self._in_flight = 0
             self._trim()
+            later, self._notes = self._notes, notes
+            self._notes.add(later)
+            unkept, self._notes.waiting = self._notes.waiting, []
+        for told in unkept:
+            told(False)
 
     def _settle(self, count: int, written: Written) -> None:
         size_bytes = self._store.bytes
@@ -296,6 +342,8 @@ class Ledger:
             unwritten = len(self._queue)
             self._drop(unwritten)
             self._queue.clear()
+            unkept, self._notes = self._notes, Notes()
+        unkept.tell(kept=False)
         if unwritten:
             log.error("ledger closed with rows unwritten: dropped=%d error=%r", unwritten, self._error)
         try:

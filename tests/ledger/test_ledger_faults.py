@@ -30,8 +30,8 @@ def wait_degraded(ledger: Ledger) -> str:
     failed = threading.Event()
     put_back = ledger._put_back
 
-    def noticed(batch: list, exc: Exception) -> None:
-        put_back(batch, exc)
+    def noticed(batch: list, exc: Exception, notes: object) -> None:
+        put_back(batch, exc, notes)
         failed.set()
 
     ledger._put_back = noticed

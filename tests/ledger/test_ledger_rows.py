@@ -138,7 +138,7 @@ def test_an_older_file_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest
     """A migration runs once, in its own transaction, and keeps the rows."""
     path = tmp_path / "l.db"
     store_of(path, [a_record("kept")])
-    steps = schema.MIGRATIONS | {schema.VERSION: ("CREATE TABLE reservations (id TEXT)",)}
+    steps = schema.MIGRATIONS | {schema.VERSION: ("CREATE TABLE later (id TEXT)",)}
     monkeypatch.setattr(schema, "MIGRATIONS", steps)
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
     connection = sqlite3.connect(path, isolation_level=None)

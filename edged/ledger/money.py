@@ -1,0 +1,110 @@
+"""What the ledger keeps of money beside the records: the budgets' day, what is spent of it, and calls under way.
+
+A call's reservation is a row from before the call until its end is noted, so a start after a power cut finds what was
+promised and never settled. Sums are written as they stand, not added to: a note that is written twice does no harm.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edged.core import BudgetSnapshot, DayMark, KeptMoney, Reservation, Scope
+from edged.ledger.queries import NoLedger, reading
+
+DAYS_KEPT = 31
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is to be written next; later notes replace earlier ones, so that it stays small while nothing can be."""
+
+    opened: dict[str, Reservation] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    spent: dict[tuple[int, Scope, str], BudgetSnapshot] = field(default_factory=dict)
+    mark: DayMark | None = None
+    waiting: list[Callable[[bool], None]] = field(default_factory=list)
+    count: int = 0
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def add(self, later: "Notes") -> None:
+        """Take over what was noted after this."""
+        self.opened |= later.opened
+        for one in later.closed:
+            if self.opened.pop(one, None) is None:
+                self.closed.add(one)
+        self.spent |= later.spent
+        self.mark = later.mark or self.mark
+        self.waiting += later.waiting
+        self.count += later.count
+
+    def tell(self, *, kept: bool) -> None:
+        """Answer whoever waits to know whether this is on disk."""
+        waiting, self.waiting = self.waiting, []
+        for told in waiting:
+            told(kept)
+
+
+def opened(reservation: Reservation, mark: DayMark, kept: Callable[[bool], None] | None) -> Notes:
+    """The note of a call about to be made."""
+    return Notes(opened={reservation.id: reservation}, mark=mark, waiting=[kept] if kept else [], count=1)
+
+
+def standing(budgets: tuple[BudgetSnapshot, ...], mark: DayMark, *, closed: tuple[str, ...] = ()) -> Notes:
+    """The note of what these budgets stand at, and of calls that have ended."""
+    spent = {(mark.number, budget.scope, budget.name): budget for budget in budgets}
+    return Notes(closed=set(closed), spent=spent, mark=mark, count=1)
+
+
+def write(connection: sqlite3.Connection, notes: Notes) -> None:
+    """Write the notes inside the transaction that is open."""
+    connection.executemany("DELETE FROM reservations WHERE id = ?", [(one,) for one in notes.closed])
+    connection.executemany(
+        "INSERT OR REPLACE INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(r.id, r.request_id, r.upstream, r.model, r.route, r.tenant, r.amount_uusd) for r in notes.opened.values()],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO spending VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (day, scope.value, name, budget.limit_uusd, budget.spent_uusd, budget.estimated_uusd)
+            for (day, scope, name), budget in notes.spent.items()
+        ],
+    )
+    if (mark := notes.mark) is not None:
+        connection.execute(
+            "INSERT OR REPLACE INTO budget_day VALUES (1, ?, ?, ?, ?)",
+            (mark.number, mark.date, mark.open_s, mark.wall_s),
+        )
+        connection.execute("DELETE FROM spending WHERE day <= ?", (mark.number - DAYS_KEPT,))
+
+
+def kept_money(path: Path) -> KeptMoney:
+    """The current day as it was last noted; an empty answer where none was. Raises: LedgerError."""
+    try:
+        with reading(path) as connection:
+            return _kept(connection)
+    except NoLedger:
+        return KeptMoney()
+
+
+def _kept(connection: sqlite3.Connection) -> KeptMoney:
+    row = connection.execute("SELECT day, date, open_s, wall_s FROM budget_day").fetchone()
+    if row is None:
+        return KeptMoney()
+    mark = DayMark(number=row["day"], date=row["date"], open_s=row["open_s"], wall_s=row["wall_s"])
+    spent = connection.execute("SELECT * FROM spending WHERE day = ? ORDER BY scope, name", (mark.number,)).fetchall()
+    promised = connection.execute("SELECT * FROM reservations ORDER BY id").fetchall()
+    return KeptMoney(mark, tuple(_snapshots(spent)), tuple(Reservation(**dict(one)) for one in promised))
+
+
+def _snapshots(rows: list[sqlite3.Row]) -> Iterator[BudgetSnapshot]:
+    for row in rows:
+        yield BudgetSnapshot(
+            scope=Scope(row["scope"]),
+            name=row["name"],
+            limit_uusd=row["limit_uusd"],
+            spent_uusd=row["spent_uusd"],
+            estimated_uusd=row["estimated_uusd"],
+        )
