@@ -23,6 +23,21 @@ class BudgetConfig(Section):
     usd_per_day: float | None = Field(default=None, ge=0, le=1_000_000)
 
 
+class HedgeConfig(Section):
+    """``[route.hedge]``: ask the cloud too when a local answer is late; without ``after_s``, past its measured p95."""
+
+    enabled: bool = False
+    max_share: float = Field(default=0.05, ge=0, le=1)
+    after_s: Seconds | None = None
+
+
+class AuditConfig(Section):
+    """``[route.audit]``: the share of kept local answers that is compared with the cloud's; 0 turns it off."""
+
+    share: float = Field(default=0.0, ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+
 class RouteConfig(Section):
     """``[[route]]``: a public model name with its policy."""
 
@@ -35,6 +50,8 @@ class RouteConfig(Section):
     priority: Literal["interactive", "background"] = "interactive"
     thresholds: Thresholds = Thresholds()
     budget: BudgetConfig = BudgetConfig()
+    hedge: HedgeConfig = HedgeConfig()
+    audit: AuditConfig = AuditConfig()
 
     @model_validator(mode="after")
     def _can_answer(self) -> Self:

@@ -57,7 +57,7 @@ def test_the_example_shows_every_key_there_is() -> None:
         for section in sections(config.parse(UNCOMMENTED))
         for name, field in type(section).model_fields.items()
     }
-    tables = {"server", "ledger", "sampling", "thresholds", "budget"}
+    tables = {"server", "ledger", "sampling", "thresholds", "budget", "hedge", "audit"}
     assert known - tables == leaves(tomllib.loads(UNCOMMENTED)) - tables
 
 
