@@ -102,6 +102,14 @@ class BudgetExhausted(EdgedError):
     type = "insufficient_quota"
 
 
+class SpendUnrecorded(EdgedError):
+    """The ledger cannot be written, so no budgeted call may be made, and nothing local may answer."""
+
+    status = 503
+    code = "spend_unrecorded"
+    type = "server_error"
+
+
 class NotReady(EdgedError):
     """Nothing can answer yet or any more: loading, restarting or draining."""
 
@@ -210,6 +218,12 @@ class UpstreamRejected(UpstreamError):
 
     may_cost = False
     code = "upstream_rejected"
+
+
+class ParameterRefused(UpstreamRejected):
+    """It refused ``param``, which is left out from now on: the same upstream may be asked again at once."""
+
+    code = "parameter_refused"
 
 
 class UpstreamDenied(UpstreamError):

@@ -6,6 +6,7 @@
 from edged.config.file import Config, load, parse
 from edged.config.keys import ApiKeyConfig
 from edged.config.models import ModelConfig, SamplingDefaults
+from edged.config.openrouter import MaxPrice, OpenRouterConfig, ProviderPreferences
 from edged.config.paths import default_path, models_directory, state_directory
 from edged.config.retries import RetriesConfig
 from edged.config.routes import BudgetConfig, RouteConfig, Thresholds
@@ -20,8 +21,11 @@ __all__ = [
     "BudgetConfig",
     "Config",
     "LedgerConfig",
+    "MaxPrice",
     "ModelConfig",
     "Name",
+    "OpenRouterConfig",
+    "ProviderPreferences",
     "RetriesConfig",
     "RouteConfig",
     "SamplingDefaults",

@@ -6,25 +6,28 @@ Parameters OpenAI does not document (``top_k``, ``min_p``, ``repetition_penalty`
 to this very model: on an escalation they were meant for the local sampler, and strict providers refuse them.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from edged.core import Chat, Chunk, Completion, FinishReason, Message, Request, Sampling, ToolCall, ToolCallDelta, Usage
-from edged.errors import Unsupported, UpstreamProtocolError, UpstreamUnavailable
-from edged.upstream import faults, openai_tools, pricing
-from edged.upstream.openai_parts import (
-    Malformed,
-    SurrogateJoin,
-    as_integer,
-    as_list,
-    as_object,
-    as_text,
-    parse_json,
-    read_cost_uusd,
-    read_logprobs,
-    read_usage,
+from edged.config import OpenRouterConfig, Secret, UpstreamConfig, UpstreamModelConfig
+from edged.core import (
+    Chat,
+    Chunk,
+    Completion,
+    FinishReason,
+    Image,
+    Message,
+    Request,
+    Sampling,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
 )
+from edged.errors import Unsupported, UpstreamProtocolError, UpstreamUnavailable
+from edged.upstream import faults, images, openai_tools, pricing
+from edged.upstream.codec import Call
+from edged.upstream.openai_parts import read_cost_uusd, read_logprobs, read_usage
+from edged.upstream.wire import Malformed, SurrogateJoin, as_integer, as_list, as_object, as_text, parse_json
 
 DONE = "[DONE]"
 _FINISH = {
@@ -40,26 +43,47 @@ _FINISH = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one provider deviates: the name of the output limit, which OpenAI itself renamed and few others did."""
+    """How one provider deviates: the name of the output limit, which OpenAI itself renamed, and ``extra`` fields.
+
+    The extra fields are OpenRouter's: what it costs in every answer, and the operator's preferences among providers.
+    """
 
     limit_field: str = "max_tokens"
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, base_url: str) -> "Dialect":
-        is_openai = base_url.startswith("https://api.openai.com/")
-        return cls("max_completion_tokens") if is_openai else cls()
+    def of(cls, base_url: str, openrouter: OpenRouterConfig | None = None) -> "Dialect":
+        if base_url.startswith("https://api.openai.com/"):
+            return cls("max_completion_tokens")
+        if openrouter is not None or base_url.startswith("https://openrouter.ai/"):
+            return cls(extra=_openrouter_fields(openrouter or OpenRouterConfig()))
+        return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One POST: the path below the base URL and the JSON body."""
+def _openrouter_fields(config: OpenRouterConfig) -> dict[str, object]:
+    fields: dict[str, object] = {"usage": {"include": True}}
+    if config.provider is not None:
+        fields["provider"] = config.provider.model_dump(mode="json", exclude_none=True)
+    if config.models:
+        fields["models"] = list(config.models)
+    return fields
 
-    path: str
-    body: Mapping[str, object]
 
-    def encode(self) -> bytes:
-        """The body in ASCII-only JSON, so that no odd character can break it on the way (C11)."""
-        return json.dumps(self.body, separators=(",", ":"), allow_nan=False).encode("ascii")
+class OpenAICodec:
+    """``kind = "openai"``"""
+
+    def __init__(self, config: UpstreamConfig) -> None:
+        self._upstream = config.name
+        self._dialect = Dialect.of(config.base_url, config.openrouter)
+
+    def headers(self, secret: Secret | None) -> dict[str, str]:
+        return {} if secret is None else {"Authorization": f"Bearer {secret.reveal()}"}
+
+    def encode(self, request: Request, model: UpstreamModelConfig, *, pinned: bool) -> Call:
+        return encode(request, model.name, pinned=pinned, dialect=self._dialect)
+
+    def decoder(self, request: Request, call: Call) -> "Decoder":
+        return Decoder(request, upstream=self._upstream, call=call)
 
 
 # -- asking ----------------------------------------------------------------------------------------------------------
@@ -70,9 +94,10 @@ def encode(request: Request, model: str, *, pinned: bool, dialect: Dialect | Non
 
     Raises: Unsupported where the request's meaning would not survive, before anything is spent.
     """
-    limit_field = (dialect or Dialect()).limit_field
+    dialect = dialect or Dialect()
+    limit_field = dialect.limit_field
     path, body = _input(request.input)
-    body = {"model": model, **body, "stream": True, "stream_options": {"include_usage": True}}
+    body = {"model": model, **body, "stream": True, "stream_options": {"include_usage": True}, **dialect.extra}
     if request.max_tokens is not None:
         body[limit_field if isinstance(request.input, Chat) else "max_tokens"] = request.max_tokens
     if request.stop:
@@ -94,7 +119,7 @@ def _input(asked: Chat | Completion) -> tuple[str, dict[str, object]]:
 
 
 def _message(message: Message) -> dict[str, object]:
-    wire: dict[str, object] = {"role": message.role.value, "content": message.text}
+    wire: dict[str, object] = {"role": message.role.value, "content": _content(message)}
     if message.name is not None:
         wire["name"] = message.name
     if message.tool_calls:
@@ -102,6 +127,22 @@ def _message(message: Message) -> dict[str, object]:
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
     return wire
+
+
+def _content(message: Message) -> object:
+    """Text as it is; with images, the parts in their order."""
+    if not message.images:
+        return message.text
+    return [_part(part) for part in images.parts(message)]
+
+
+def _part(part: str | Image) -> dict[str, object]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    url: dict[str, object] = {"url": part.url or f"data:{part.mime};base64,{part.data}"}
+    if part.detail is not None:
+        url["detail"] = part.detail
+    return {"type": "image_url", "image_url": url}
 
 
 def _tool_call(call: ToolCall) -> dict[str, object]:

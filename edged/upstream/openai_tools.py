@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from edged.core import OutputFormat, OutputKind, Request, Tool, ToolCallDelta, ToolMode
 from edged.errors import Unsupported
-from edged.upstream.openai_parts import Malformed, SurrogateJoin, as_list, as_object, as_text
+from edged.upstream.wire import Malformed, SurrogateJoin, as_list, as_object, as_text
 
 _MOST_CALLS = 1_000
 

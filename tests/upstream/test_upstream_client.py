@@ -13,7 +13,7 @@ from upstream_builders import MODEL, a_client, a_request, collect, run, text_of
 from edged.core import FinishReason, Sampling, Usage
 from edged.errors import ConfigError, ModelNotFound, Unsupported, UpstreamTimeout, UpstreamUnavailable
 from edged.testing import ScriptedUpstream
-from edged.upstream import client as client_module
+from edged.upstream import reading
 from edged.upstream.client import UpstreamClient
 
 COMMENT = b": still here\n\n"
@@ -233,7 +233,7 @@ def test_a_slow_but_living_answer_is_never_cut(events):
 
 def test_a_finished_answer_does_not_wait_for_a_silent_end(monkeypatch):
     """A provider that neither sends usage nor hangs up after the finish costs a moment, not the answer (F08)."""
-    monkeypatch.setattr(client_module, "_SETTLE_S", 0.2)
+    monkeypatch.setattr(reading, "_SETTLE_S", 0.2)
 
     async def main():
         async with ScriptedUpstream() as up, a_client(up, idle_timeout_s=20) as client:

@@ -1,0 +1,87 @@
+"""aiohttp in our terms: one session for every upstream, and what its failures mean."""
+
+import math
+import os
+from collections.abc import Mapping
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from edged import __version__
+from edged.config import UpstreamConfig
+from edged.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from edged.upstream import dns
+
+_KEEP_ALIVE_S = 30.0
+
+
+def open_session(lookups: dns.Lookups) -> aiohttp.ClientSession:
+    """A session without a proxy, cookies, or aiohttp's own limits, DNS cache and decompression."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            resolver=_Resolver(lookups), use_dns_cache=False, limit=0, keepalive_timeout=_KEEP_ALIVE_S
+        ),
+        headers={"User-Agent": f"edged/{__version__}", "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+def connect_timeout(timeout_s: float) -> aiohttp.ClientTimeout:
+    """A limit on connecting alone: every other deadline is our own."""
+    return aiohttp.ClientTimeout(connect=timeout_s, ceil_threshold=math.inf)
+
+
+class _Resolver(AbstractResolver):
+    """Our lookups in aiohttp's terms."""
+
+    def __init__(self, lookups: dns.Lookups) -> None:
+        self._lookups = lookups
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+        found = await self._lookups.addresses(host, port)
+        return [
+            ResolveResult(hostname=host, host=a.host, port=a.port, family=a.family, proto=0, flags=0)
+            for a in found
+            if family in {0, a.family}
+        ]
+
+    async def close(self) -> None:
+        """Nothing to release: lookups end by themselves."""
+
+
+def is_json(headers: Mapping[str, str], upstream: str) -> bool:
+    """Whether the body is one JSON document instead of a stream. Raises: UpstreamProtocolError on anything else."""
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if "html" in kind or "ndjson" in kind:
+        raise protocol_error(upstream, f"answered with {'HTML' if 'html' in kind else 'NDJSON'} instead of a stream")
+    return kind.endswith("json")
+
+
+def transport_error(upstream: str, exc: Exception) -> UpstreamError:
+    """What a failed connection or read means. Only our own words and the system's go into the message."""
+    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL):
+        return protocol_error(upstream, f"broke HTTP ({type(exc).__name__})")
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        what = f"cannot be reached: {exc.os_error.args[0] if exc.os_error.args else 'name lookup failed'}"
+    elif isinstance(exc, aiohttp.ClientSSLError):
+        what = f"cannot be reached: TLS failed ({type(exc).__name__})"
+    elif isinstance(exc, aiohttp.ClientConnectorError):
+        what = f"cannot be reached ({os.strerror(exc.errno) if exc.errno else 'every address failed'})"
+    else:
+        what = f"cut the connection ({type(exc).__name__})"
+    failure = UpstreamUnavailable(f'upstream "{upstream}" {what}', upstream=upstream)
+    failure.reached = failure.may_cost = not isinstance(exc, aiohttp.ClientConnectorError)
+    return failure
+
+
+def timed_out(config: UpstreamConfig, deadline: str, timeout_s: float) -> UpstreamTimeout:
+    message = f'upstream "{config.name}" missed its {deadline} deadline ({timeout_s:g} s)'
+    failure = UpstreamTimeout(message, upstream=config.name, code=f"{deadline}_timeout")
+    failure.reached = failure.may_cost = deadline != "connect"
+    return failure
+
+
+def protocol_error(upstream: str, what: str) -> UpstreamProtocolError:
+    return UpstreamProtocolError(f'upstream "{upstream}" {what}', upstream=upstream)
