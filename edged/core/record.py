@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from edged.core.answer import Timings, Usage
 from edged.core.words import Locality, Outcome, Reason, Status, Target
 
+OFFLINE = "offline"
+"""The stage of a decision that notes: the request's upstreams cannot be reached from here."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -77,6 +80,11 @@ class Record:
     @property
     def cost_uusd(self) -> int:
         return sum(attempt.cost_uusd for attempt in self.attempts)
+
+    @property
+    def offline(self) -> bool:
+        """Whether it wanted to leave while none of its upstreams could be reached."""
+        return any(decision.stage == OFFLINE for decision in self.decisions)
 
     @property
     def served(self) -> Attempt | None:
