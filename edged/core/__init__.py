@@ -8,7 +8,7 @@ from edged.core.answer import Backend, Chunk, Timings, Token, ToolCallDelta, Usa
 from edged.core.clearance import Clearance, strictest
 from edged.core.image import IMAGE_MARK, Image
 from edged.core.money import BudgetSnapshot, DayMark, KeptMoney, Reservation, Scope
-from edged.core.record import Attempt, Decision, Record
+from edged.core.record import OFFLINE, Attempt, Decision, Record
 from edged.core.request import (
     Chat,
     Completion,
@@ -28,6 +28,7 @@ from edged.core.words import FinishReason, Locality, Outcome, Reason, Release, R
 
 __all__ = [
     "IMAGE_MARK",
+    "OFFLINE",
     "Attempt",
     "Backend",
     "BudgetSnapshot",
