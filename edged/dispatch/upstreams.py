@@ -158,6 +158,14 @@ class Upstreams:
         """Known to be unreachable, while somebody looks whether it still is: without probes, calls have to."""
         return self._tended and self.uplink.is_down(upstream)
 
+    def count_request(self) -> None:
+        """A request is about to make its first call."""
+        self.retries.request(now_s=self._clock())
+
+    def may_retry(self) -> bool:
+        """Leave for one more call of a request, taken from the budget."""
+        return self.retries.take(now_s=self._clock())
+
     # -- what calls say -----------------------------------------------------------------------------------------------
 
     def begin(self, name: str) -> Call:
