@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edged import catalogue
 from edged.config import Config, ModelConfig, resolve_secret
-from edged.core import EngineSnapshot
+from edged.core import EngineSnapshot, KeptMoney
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
 from edged.dispatch.money import Money
@@ -27,15 +27,14 @@ from edged.notify import Notifier
 from edged.server.admin import is_ready
 from edged.server.app import Parts, create_app, create_runner
 from edged.upstream.client import UpstreamClient
-from edged.upstream.pricing import usd_to_uusd
 
 log = logging.getLogger(__name__)
 
 _LAG_LIMIT_S = 5.0
 _TICK_S = 1.0
 _LOADING_EXTENSION_S = 10.0
-_DAY_S = 86_400
 _FLUSH_S = 5.0
+_KNOWN_S = 30.0
 
 
 class Daemon:
@@ -52,6 +51,7 @@ class Daemon:
         self.ledger: Ledger
         self.dispatcher: Dispatcher
         self.client: UpstreamClient
+        self.cloud: Cloud
         self.address = ("", 0)
 
     def __repr__(self) -> str:
@@ -79,12 +79,11 @@ class Daemon:
             self.ledger = await asyncio.to_thread(_open_ledger, config)
             stack.push_async_callback(asyncio.to_thread, self.ledger.close, _FLUSH_S)
             self.client = UpstreamClient(config.upstreams)
-            spent = await asyncio.to_thread(self._spent_today)
-            money = Money(config, spent_uusd=lambda route: spent.get(route, 0), wall_clock=time.time)
-            cloud = Cloud(self.client, money)
+            money = Money(config, journal=self.ledger, kept=await asyncio.to_thread(self._kept_money))
+            self.cloud = Cloud(self.client, money, retries=config.upstream_retries)
             sinks = (self.ledger.append, self.metrics.observe)
-            self.dispatcher = Dispatcher(config, engines=self.engines, cloud=cloud, sinks=sinks)
-            self.metrics.watch(self._snapshots, self._gauges)
+            self.dispatcher = Dispatcher(config, engines=self.engines, cloud=self.cloud, sinks=sinks)
+            self.metrics.watch(self._snapshots, self._gauges, self.cloud.upstreams.states)
             runner = self._runner()
             await runner.setup()
             # Taken down in the reverse order: streams end with an error from their source before their sockets go.
@@ -103,6 +102,7 @@ class Daemon:
                 asyncio.create_task(self._pulse(), name="pulse"),
                 asyncio.create_task(share_cores(self.engines, budget), name="cores"),
                 asyncio.create_task(self.residency.tend(), name="residency"),
+                asyncio.create_task(self.cloud.upstreams.tend(), name="upstreams"),
             ):
                 stack.callback(task.cancel)
             stack.push_async_callback(self._drain)
@@ -165,10 +165,14 @@ class Daemon:
 
     def _gauges(self) -> dict[str, float]:
         stats = self.ledger.stats
+        upstreams = self.cloud.upstreams
         return {
             "edged_in_flight_requests": self.dispatcher.in_flight,
             "edged_memory_pressure": float(self.residency.pressed),
             "edged_upstream_calls": self.client.calls,
+            "edged_upstream_retries": upstreams.retries.taken,
+            "edged_upstream_retries_refused": upstreams.retries.refused,
+            "edged_offline": float(upstreams.offline),
             "edged_ledger_written_records": stats.written,
             "edged_ledger_queued_records": stats.queued,
             "edged_ledger_dropped_records": stats.dropped,
@@ -176,19 +180,17 @@ class Daemon:
             "edged_ledger_bytes": stats.bytes,
         }
 
-    def _spent_today(self) -> dict[str, int]:
-        """What each budgeted route spent since midnight UTC; where the ledger cannot say, all of it is gone."""
-        midnight = time.time() // _DAY_S * _DAY_S
-        spent = {}
-        for route in self._config.routes:
-            if route.budget.usd_per_day is None:
-                continue
-            try:
-                spent[route.name] = self.ledger.spent_uusd_since(midnight, route.name)
-            except LedgerError as exc:
-                log.warning("route=%s no cloud spend today: what was spent is not known (%s)", route.name, exc.message)
-                spent[route.name] = usd_to_uusd(route.budget.usd_per_day)
-        return spent
+    def _kept_money(self) -> KeptMoney | None:
+        """What an earlier run spent today; None where the ledger cannot say, so that all of it counts as spent."""
+        can_wait = self._config.has_budgets
+        try:
+            return self.ledger.kept_money(timeout_s=_KNOWN_S if can_wait else _TICK_S)
+        except LedgerError as exc:
+            if not can_wait or self._config.budget.when_ledger_fails == "serve":
+                log.warning("budgets begin anew: %s", exc.message)
+                return KeptMoney()
+            log.warning("no budgeted cloud spend until tomorrow: %s", exc.message)
+            return None
 
 
 def _open_ledger(config: Config) -> Ledger:

@@ -10,6 +10,7 @@ from edged.config.keys import ApiKeyConfig
 from edged.config.models import ModelConfig
 from edged.config.paths import state_directory
 from edged.config.retries import RetriesConfig
+from edged.config.redact import RedactConfig
 from edged.config.routes import RouteConfig
 from edged.config.section import Section, refuse_duplicates
 from edged.config.server import LedgerConfig, ServerConfig
@@ -25,6 +26,7 @@ class Config(Section):
     server: ServerConfig = ServerConfig()
     ledger: LedgerConfig = LedgerConfig()
     budget: SpendingConfig = SpendingConfig()
+    redact: RedactConfig = RedactConfig()
     api_keys: tuple[ApiKeyConfig, ...] = Field(default=(), alias="api_key")
     upstream_retries: RetriesConfig = RetriesConfig()
     models: tuple[ModelConfig, ...] = Field(default=(), alias="model")
@@ -74,6 +76,13 @@ class Config(Section):
                 if name not in known:
                     raise ValueError(f'api_key "{key.name}": routes = "{name}" does not exist (known: {known})')
         return self
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether anything limits what the cloud may cost."""
+        of_routes = (route.budget.usd_per_day for route in self.routes)
+        of_keys = (key.usd_per_day for key in self.api_keys)
+        return any(usd is not None for usd in (self.budget.usd_per_day, *of_routes, *of_keys))
 
     @property
     def ledger_path(self) -> Path:

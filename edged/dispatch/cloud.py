@@ -1,18 +1,25 @@
-"""The cloud try: the route's upstreams in order, each within budget, until one gives a first token."""
+"""The cloud try: the route's upstreams in order, each within budget, until one gives a first token.
 
+The one owner of retries: nothing below it asks twice. Every further call of a request, to the next upstream or to the
+same one without a parameter it refused, is taken from the retry budget and lies within the request's deadline.
+"""
+
+import asyncio
+from collections import deque
 from dataclasses import dataclass
 
-from edged.config import RouteConfig
-from edged.core import Chunk, Outcome, Reason, Target
+from edged.config import RetriesConfig, RouteConfig
+from edged.core import OFFLINE, Chunk, Decision, Outcome, Reason, Target
 from edged.dispatch.local import Commit, nothing
-from edged.dispatch.money import Money
+from edged.dispatch.money import Money, limited
 from edged.dispatch.trace import AttemptTrace, Trace
+from edged.dispatch.upstreams import Upstreams
 from edged.errors import (
-    BudgetExhausted,
     EdgedError,
     InvalidRequest,
-    UpstreamBusy,
+    ParameterRefused,
     UpstreamError,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from edged.routing.policy import Terms
@@ -21,18 +28,23 @@ from edged.upstream.client import UpstreamClient
 
 @dataclass(frozen=True, slots=True)
 class CloudFailure:
-    """No upstream answered; ``error`` says why, ``reason`` is what a local answer in its place is marked with."""
+    """No upstream answered; ``error`` says why, ``reason`` is what a local answer in its place is marked with.
+
+    ``called``: the last one was asked.
+    """
 
     reason: Reason
     error: EdgedError
+    called: bool = False
 
 
 class Cloud:
-    """The upstreams, and the money that calls to them cost."""
+    """The upstreams, how they are, and the money that calls to them cost."""
 
-    def __init__(self, client: UpstreamClient, money: Money) -> None:
+    def __init__(self, client: UpstreamClient, money: Money, *, retries: RetriesConfig | None = None) -> None:
         self._client = client
         self.money = money
+        self.upstreams = Upstreams(client, retries=retries)
 
     def __repr__(self) -> str:
         return f"Cloud({self._client!r}, {self.money!r})"
@@ -42,29 +54,96 @@ class Cloud:
 
         An answer that is not streamed is read to its end first, so that its author may change until then.
         """
-        failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, _none_ready(route))
-        for name in allowed.upstreams:
-            upstream, _, model = name.partition("/")
-            cooldown_s = self._client.cooldown_s(upstream, model)
-            if cooldown_s > 0:
-                failure = _busy(upstream, cooldown_s)
-                continue
-            reserved_uusd = self.money.reserve(trace, route, name, allowed)
-            if reserved_uusd is None:
-                failure = _exhausted(route)
-                continue
-            attempt = trace.attempt(Target.CLOUD, backend=upstream, model=model)
-            attempt.reserved_uusd = reserved_uusd
-            outcome = await self._ask(trace, attempt)
+        outcome = await self._in_order(trace, route, allowed)
+        if isinstance(outcome, CloudFailure) and allowed.upstreams and self.upstreams.unreachable(allowed.upstreams):
+            trace.decide(Decision(target=Target.NONE, reason=trace.reason, stage=OFFLINE))
+        return outcome
+
+    async def _in_order(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit | CloudFailure:
+        """Ask one after the other while the retry budget and the deadline allow."""
+        names = deque(self.upstreams.ready(allowed.upstreams))
+        why_not = None if names else self.upstreams.why_not(allowed.upstreams)
+        failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, why_not or _none_ready(route))
+        if names:
+            self.upstreams.count_request()
+        called: set[str] = set()
+        while names:
+            name = names.popleft()
+            if called and self.upstreams.refusal(name) is not None:
+                continue  # found wanting since
+            if not self._has_time(trace, allowed) or (called and not self._may_retry(trace)):
+                break
+            outcome = await self._one(trace, route, name, allowed)
             if isinstance(outcome, Commit):
                 return outcome
-            self.money.settle(trace)
-            failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, outcome)
+            failure, error = outcome, outcome.error
+            if isinstance(error, ParameterRefused) and name not in called:
+                names.appendleft(name)
+            if isinstance(error, UpstreamError) and not error.reached:
+                names = deque(other for other in names if not other.startswith(f"{error.upstream}/"))
+            if outcome.called:
+                called.add(name)
         return failure
 
-    async def _ask(self, trace: Trace, attempt: AttemptTrace) -> Commit | EdgedError:
+    def _has_time(self, trace: Trace, allowed: Terms) -> bool:
+        return allowed.deadline_s is None or trace.elapsed_s < allowed.deadline_s
+
+    def _may_retry(self, trace: Trace) -> bool:
+        """Leave for one more call of this request; where there is none, the record says so."""
+        if self.upstreams.may_retry():
+            return True
+        trace.decide(Decision(target=Target.NONE, reason=trace.reason, stage="retry_budget"))
+        return False
+
+    async def _one(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> Commit | CloudFailure:
+        """One call within money and deadline; what it says of the upstream is noted."""
+        call = self.upstreams.begin(name)
+        try:
+            attempt = await self._reserved(trace, route, name, allowed)
+            if isinstance(attempt, EdgedError):
+                self.upstreams.drop(call)
+                return CloudFailure(Reason.BUDGET_EXHAUSTED, attempt)
+            outcome = await self._ask(trace, attempt, allowed.deadline_s)
+        except BaseException:
+            self.upstreams.drop(call)
+            raise
+        if isinstance(outcome, Commit):
+            self.upstreams.end(call, None)
+            return outcome
+        self.upstreams.end(call, outcome)
+        self.money.settle(trace)
+        return CloudFailure(Reason.CLOUD_UNAVAILABLE, outcome, called=attempt in trace.attempts)
+
+    async def _reserved(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> AttemptTrace | EdgedError:
+        """An attempt whose worst case is set aside; why not, where there is no money for it."""
+        hold = await self.money.reserve(trace, route, name, allowed)
+        if isinstance(hold, EdgedError):
+            return hold
+        upstream, _, model = name.partition("/")
+        attempt = trace.attempt(Target.CLOUD, backend=upstream, model=model)
+        attempt.hold = hold
+        return attempt
+
+    def close(self, trace: Trace) -> None:
+        """The request is over: a cloud answer that broke off is noted, and what is over is priced."""
+        author = trace.author
+        if author is not None and author.target is Target.CLOUD and author.outcome is Outcome.FAILED:
+            self.upstreams.broke_off(author.public_name)
+        self.money.settle(trace)
+
+    async def _ask(self, trace: Trace, attempt: AttemptTrace, deadline_s: float | None) -> Commit | EdgedError:
+        """Wait for the first token no longer than the request's deadline allows."""
+        left_s = None if deadline_s is None else max(0.0, deadline_s - trace.elapsed_s)
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._first_token(trace, attempt)
+        except TimeoutError:
+            attempt.end(Outcome.FAILED, "deadline_exceeded")
+            return _too_late(attempt.backend)
+
+    async def _first_token(self, trace: Trace, attempt: AttemptTrace) -> Commit | EdgedError:
         """Wait for the first token of one upstream, or for all of them."""
-        stream = self._client.stream(trace.request, attempt.backend, attempt.model)
+        stream = self._client.stream(limited(trace.request, attempt), attempt.backend, attempt.model)
         held: list[Chunk] = []
         try:
             async for chunk in stream:
@@ -77,7 +156,7 @@ class Cloud:
             attempt.end(Outcome.FAILED, exc.code)
             return exc
         except InvalidRequest as exc:  # refused by ourselves, before any call
-            self.money.release(trace, attempt)
+            self.money.release(attempt)
             trace.attempts.remove(attempt)
             return exc
         except BaseException:
@@ -93,15 +172,6 @@ def _none_ready(route: RouteConfig) -> EdgedError:
     return UpstreamUnavailable(f"no upstream of the route {route.name!r} answered", upstream="")
 
 
-def _busy(upstream: str, cooldown_s: float) -> CloudFailure:
-    error = UpstreamBusy(
-        f"the upstream {upstream!r} asked to be left alone for {cooldown_s:.1f} s",
-        upstream=upstream,
-        retry_after_s=cooldown_s,
-    )
-    return CloudFailure(Reason.CLOUD_UNAVAILABLE, error)
-
-
-def _exhausted(route: RouteConfig) -> CloudFailure:
-    message = f"the budget of the route {route.name!r}, or max_cost_usd, does not allow this call"
-    return CloudFailure(Reason.BUDGET_EXHAUSTED, BudgetExhausted(message, retry_after_s=3600))
+def _too_late(upstream: str) -> EdgedError:
+    what = f"the request's deadline passed before the upstream {upstream!r} answered"
+    return UpstreamTimeout(what, upstream=upstream, code="deadline_exceeded")

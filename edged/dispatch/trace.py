@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from edged.core import (
+    OFFLINE,
     Attempt,
     Chat,
     Chunk,
@@ -23,6 +24,7 @@ from edged.core import (
     ToolCallDelta,
     Usage,
 )
+from edged.routing.budget import Hold
 
 
 @dataclass(slots=True)
@@ -66,11 +68,14 @@ class AttemptTrace:
     cost_uusd: int | None = None
     cost_estimated: bool = False
     may_cost: bool = True
-    reserved_uusd: int = 0
+    provider_cost_uusd: int | None = None
+    computed_cost_uusd: int | None = None
+    hold: Hold | None = None
     settled: bool = False
     confidence: float | None = None
     outcome: Outcome | None = None
     error: str | None = None
+    dropped_parameters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.tokens = tuple([] for _ in range(self.choices))
@@ -89,7 +94,8 @@ class AttemptTrace:
             self.finishes[chunk.choice] = chunk.finish or self.finishes[chunk.choice]
         self.usage = chunk.usage or self.usage
         self.timings = chunk.timings or self.timings
-        self.cost_uusd = self.cost_uusd if chunk.cost_uusd is None else chunk.cost_uusd
+        self.dropped_parameters = chunk.dropped_parameters or self.dropped_parameters
+        self.provider_cost_uusd = self.provider_cost_uusd if chunk.cost_uusd is None else chunk.cost_uusd
 
     def end(self, outcome: Outcome, error: str | None = None) -> None:
         """Close the attempt; the first ending counts, except that a discarded draft may still be served."""
@@ -140,8 +146,11 @@ class AttemptTrace:
             usage=self.usage or counted,
             cost_uusd=self.cost_uusd or 0,
             cost_estimated=self.cost_estimated,
+            provider_cost_uusd=self.provider_cost_uusd,
+            computed_cost_uusd=self.computed_cost_uusd,
             confidence=self.confidence,
             error=self.error,
+            dropped_parameters=self.dropped_parameters,
         )
 
 
@@ -179,6 +188,11 @@ class Trace:
     def confidence(self) -> float | None:
         """The score of the local answer, whoever answers in the end."""
         return next((a.confidence for a in self.attempts if a.confidence is not None), None)
+
+    @property
+    def offline(self) -> bool:
+        """It wanted to leave while none of its upstreams could be reached."""
+        return any(decision.stage == OFFLINE for decision in self.decisions)
 
     def decide(self, decision: Decision) -> Decision:
         self.decisions.append(replace(decision, at_s=self.elapsed_s))

@@ -5,14 +5,16 @@ promised and never settled. Sums are written as they stand, not added to: a note
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.core import BudgetSnapshot, DayMark, KeptMoney, Reservation, Scope
-from edged.ledger.queries import NoLedger, reading
+from edged.ledger.queries import IN_WINDOW, NoLedger, reading, window
 
 DAYS_KEPT = 31
+_DAY_S = 86_400
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ def write(connection: sqlite3.Connection, notes: Notes) -> None:
 
 
 def kept_money(path: Path) -> KeptMoney:
-    """The current day as it was last noted; an empty answer where none was. Raises: LedgerError."""
+    """The current day as it was last noted; where none was, what today's records cost. Raises: LedgerError."""
     try:
         with reading(path) as connection:
             return _kept(connection)
@@ -92,7 +94,7 @@ def kept_money(path: Path) -> KeptMoney:
 def _kept(connection: sqlite3.Connection) -> KeptMoney:
     row = connection.execute("SELECT day, date, open_s, wall_s FROM budget_day").fetchone()
     if row is None:
-        return KeptMoney()
+        return _from_records(connection)
     mark = DayMark(number=row["day"], date=row["date"], open_s=row["open_s"], wall_s=row["wall_s"])
     spent = connection.execute("SELECT * FROM spending WHERE day = ? ORDER BY scope, name", (mark.number,)).fetchall()
     promised = connection.execute("SELECT * FROM reservations ORDER BY id").fetchall()
@@ -108,3 +110,20 @@ def _snapshots(rows: list[sqlite3.Row]) -> Iterator[BudgetSnapshot]:
             spent_uusd=row["spent_uusd"],
             estimated_uusd=row["estimated_uusd"],
         )
+
+
+def _from_records(connection: sqlite3.Connection) -> KeptMoney:
+    """A file from before budgets were kept: the cost of everything received since midnight UTC."""
+    now_s = time.time()
+    open_s = now_s % _DAY_S
+    routes = connection.execute(
+        f"SELECT coalesce(route, '') AS route, sum(cost_uusd) AS cost FROM requests WHERE {IN_WINDOW} GROUP BY 1",  # noqa: S608 - constants
+        window(open_s, now_s),
+    ).fetchall()
+    spent = [_spent(Scope.ROUTE, row["route"], row["cost"]) for row in routes if row["route"]]
+    spent.append(_spent(Scope.ALL, "", sum(row["cost"] for row in routes)))
+    return KeptMoney(DayMark(number=1, date=int(now_s // _DAY_S), open_s=open_s, wall_s=now_s), tuple(spent))
+
+
+def _spent(scope: Scope, name: str, spent_uusd: int) -> BudgetSnapshot:
+    return BudgetSnapshot(scope=scope, name=name, limit_uusd=None, spent_uusd=spent_uusd)

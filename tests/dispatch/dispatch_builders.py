@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import pytest
 from builders import a_config, a_request, a_route
 
-from edged.core import Chunk, Record, Target
+from edged.core import BudgetSnapshot, Chunk, DayMark, KeptMoney, Record, Scope, Target
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher, Head
-from edged.dispatch.money import Money
+from edged.dispatch.money import Clocks, Money
 from edged.errors import EdgedError
+from edged.routing.budget import Account
 from edged.testing import ScriptedUpstream
 from edged.testing.local import ScriptedEngine
 from edged.upstream.client import UpstreamClient
@@ -51,7 +52,7 @@ class Box:
 
     @property
     def budget(self):
-        return self.cloud.money.budgets["auto"]
+        return self.cloud.money.budgets[Account(Scope.ROUTE, "auto")]
 
     async def ask(self, request=None, **fields):
         """Ask, read to the end, and give back what the client would have seen."""
@@ -73,7 +74,7 @@ class Box:
                 await seen.hung_up()
         assert self.engine.in_flight == 0, self.engine
         assert self.dispatcher.in_flight == 0
-        for budget in self.cloud.money.budgets.values():
+        for budget in self.cloud.money.snapshot():
             assert budget.reserved_uusd == 0
 
 
@@ -107,11 +108,17 @@ async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 
         config = a_config(routes=[a_route(**fields)], upstreams=upstreams)
         stack.push_async_callback(_let_accepts_end)
         client = await stack.enter_async_context(UpstreamClient(upstreams))
-        cloud = Cloud(client, Money(config, spent_uusd=lambda _: spent_uusd, wall_clock=clock))
+        cloud = Cloud(client, Money(config, kept=kept_today(spent_uusd), clocks=Clocks(wall_s=clock, elapsed_s=clock)))
         engine = engine or ScriptedEngine()
         records: list[Record] = []
         dispatcher = Dispatcher(config, engines={"small": engine}, cloud=cloud, sinks=[*sinks, records.append])
         yield Box(dispatcher, engine, servers, client, cloud, records)
+
+
+def kept_today(spent_uusd):
+    """What an earlier run left: the route "auto" has spent so much of day 20,000."""
+    spent = BudgetSnapshot(scope=Scope.ROUTE, name="auto", limit_uusd=None, spent_uusd=spent_uusd)
+    return KeptMoney(DayMark(number=1, date=20_000, open_s=0.0, wall_s=20_000 * DAY_S), (spent,))
 
 
 async def _let_accepts_end():

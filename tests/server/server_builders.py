@@ -97,7 +97,7 @@ async def serving(
         config = config.model_copy(update={"server": config.server.model_copy(update=server or {})})
         client = UpstreamClient(config.upstreams)
         await client.start()
-        cloud = Cloud(client, Money(config, spent_uusd=lambda _: 0, wall_clock=time.time))
+        cloud = Cloud(client, Money(config))
         engines = {"small": engine}
         dispatcher = Dispatcher(config, engines=engines, cloud=cloud, sinks=(records.append, metrics.observe))
         parts = Parts(
