@@ -69,10 +69,13 @@ class Metrics:
                 self._cost.labels(attempt.backend).inc(attempt.cost_uusd / _USD)
 
     def watch(
-        self, engines: Callable[[], Mapping[str, EngineSnapshot]], gauges: Callable[[], Mapping[str, float]]
+        self,
+        engines: Callable[[], Mapping[str, EngineSnapshot]],
+        gauges: Callable[[], Mapping[str, float]],
+        upstreams: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """Read these when scraped: per model, and single numbers by metric name."""
-        self.registry.register(_Live(engines, gauges))
+        """Read these when scraped: per model, single numbers by metric name, and states by ``UPSTREAM/model``."""
+        self.registry.register(_Live(engines, gauges, upstreams))
 
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
@@ -81,10 +84,14 @@ class Metrics:
 
 class _Live(Collector):
     def __init__(
-        self, engines: Callable[[], Mapping[str, EngineSnapshot]], gauges: Callable[[], Mapping[str, float]]
+        self,
+        engines: Callable[[], Mapping[str, EngineSnapshot]],
+        gauges: Callable[[], Mapping[str, float]],
+        upstreams: Callable[[], Mapping[str, str]],
     ) -> None:
         self._engines = engines
         self._gauges = gauges
+        self._upstreams = upstreams
 
     def collect(self) -> Iterable[Metric]:
         snapshots = self._engines()
@@ -96,6 +103,10 @@ class _Live(Collector):
         yield _per_model("edged_model_waiting", snapshots, lambda s: s.waiting)
         yield _per_model("edged_model_prefill_tokens_per_second", snapshots, lambda s: s.prefill_tps or 0.0)
         yield _per_model("edged_model_decode_tokens_per_second", snapshots, lambda s: s.decode_tps or 0.0)
+        states = GaugeMetricFamily("edged_upstream_state", "1 for the state it is in", labels=["upstream", "state"])
+        for upstream, state in self._upstreams().items():
+            states.add_metric([upstream, state], 1)
+        yield states
         for name, value in self._gauges().items():
             yield GaugeMetricFamily(name, name.replace("_", " "), value=value)
 

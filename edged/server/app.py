@@ -30,7 +30,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN_PREFIX = "/health"
 _CROWDED_RETRY_S = 2.0
 _LAST_WRITES_S = 2.0
-_EXPOSED = ", ".join(f"x-edged-{name}" for name in ("request-id", "served-by", "model", "reason", "confidence"))
+_EXPOSED = ", ".join(
+    f"x-edged-{name}" for name in ("request-id", "served-by", "model", "reason", "confidence", "offline")
+)
 WATCHER = web.AppKey("watcher", DisconnectWatcher)
 
 

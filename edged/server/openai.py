@@ -198,6 +198,8 @@ def edged_headers(head: Head, record: Record | None = None) -> dict[str, str]:
     }
     if confidence is not None:
         headers["x-edged-confidence"] = f"{confidence:.4f}"
+    if head.offline:
+        headers["x-edged-offline"] = "true"
     return headers
 
 
@@ -210,6 +212,7 @@ def edged_object(record: Record) -> Json:
         "route": record.route,
         "reason": record.reason.value,
         "confidence": record.confidence,
+        "offline": record.offline,
         "cost_usd": record.cost_uusd / _USD,
         "timings": {
             "ttft_s": _rounded(record.ttft_s),
@@ -234,6 +237,7 @@ def edged_object(record: Record) -> Json:
                 "completion_tokens": attempt.usage.completion_tokens,
                 "cost_usd": attempt.cost_uusd / _USD,
                 "cost_estimated": attempt.cost_estimated,
+                "dropped_parameters": list(attempt.dropped_parameters),
             }
             for attempt in record.attempts
             if attempt.target is not Target.NONE
