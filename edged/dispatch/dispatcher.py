@@ -12,6 +12,7 @@ from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Re
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.local import Commit, Deferral, attempt_local, check_finished, observation, resume_local
 from edged.dispatch.trace import AttemptTrace, Trace
+from edged.dispatch.upstreams import Upstreams
 from edged.engine.host import Engine
 from edged.errors import Busy, EdgedError, InvalidRequest, NotReady
 from edged.routing import names, policy
@@ -32,6 +33,7 @@ class Head:
     model: str
     reason: Reason
     confidence: float | None
+    offline: bool = False
 
 
 class Answer:
@@ -51,6 +53,7 @@ class Answer:
             model=attempt.public_name,
             reason=trace.reason,
             confidence=trace.confidence,
+            offline=trace.offline,
         )
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
@@ -117,6 +120,10 @@ class Dispatcher:
         return (
             f"Dispatcher(in_flight={self.in_flight}, draining={self.draining}, engines={list(self._engines.values())})"
         )
+
+    @property
+    def upstreams(self) -> Upstreams:
+        return self._cloud.upstreams
 
     @asynccontextmanager
     async def answer(self, request: Request) -> AsyncIterator[Answer]:
@@ -211,7 +218,7 @@ class Dispatcher:
         for attempt in trace.attempts:
             if attempt.outcome is None:
                 attempt.end(ending, error)
-        self._cloud.money.settle(trace)
+        self._cloud.close(trace)
         record = trace.record(status, error=error)
         for sink in self._sinks:
             _hand_over(record, sink)

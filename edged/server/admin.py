@@ -36,7 +36,14 @@ class AdminApi:
     async def ready(self, _request: web.Request) -> web.Response:
         models = {name: engine.state.value for name, engine in self._engines.items()}
         ready = is_ready(self._config, self._engines) and not self._dispatcher.draining
-        body = {"status": "ready" if ready else "not_ready", "models": models, "draining": self._dispatcher.draining}
+        upstreams = self._dispatcher.upstreams
+        body = {
+            "status": "ready" if ready else "not_ready",
+            "models": models,
+            "draining": self._dispatcher.draining,
+            "upstreams": upstreams.states(),
+            "offline": upstreams.offline,
+        }
         if ready:
             return web.json_response(body)
         return web.json_response(body, status=503, headers={"Retry-After": str(_RETRY_AFTER_S)})
