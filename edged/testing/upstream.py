@@ -1,4 +1,4 @@
-"""A scripted OpenAI-compatible provider: a real HTTP server on a loopback port that misbehaves on request.
+"""A scripted OpenAI-compatible or Anthropic provider: a real HTTP server on a loopback port that misbehaves on request.
 
     async with ScriptedUpstream() as up:
         up.reply(text="hello world", chunk_delay_s=0.05)    # for the next request
@@ -12,8 +12,6 @@ import asyncio
 import itertools
 import json
 import re
-import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +21,10 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from edged.config import UpstreamConfig
+from edged.testing import anthropic
+from edged.testing.sockets import drop
 
 Json = dict[str, Any]
-_RESET = struct.pack("ii", 1, 0)
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
@@ -121,7 +120,7 @@ class ScriptedUpstream:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/{endpoint:chat/completions|completions}", self._complete)
+        app.router.add_post("/v1/{endpoint:chat/completions|completions|messages}", self._complete)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
@@ -194,7 +193,7 @@ class ScriptedUpstream:
         if reply.hang:
             await asyncio.Event().wait()
         if reply.drop:
-            _drop(request, reset=reply.drop == "reset")
+            drop(request.transport, reset=reply.drop == "reset")
             return web.Response()
         streams = bool(seen.body.get("stream")) and not reply.ignore_stream
         pieces = list(_pieces(seen, reply, streams=streams))
@@ -234,7 +233,7 @@ class ScriptedUpstream:
         if end is not None and end == reply.stall_at_byte:
             await asyncio.Event().wait()
         if end is not None and reply.cut != "end":
-            _drop(request, reset=reply.cut == "reset")
+            drop(request.transport, reset=reply.cut == "reset")
             return
         await response.write_eof()
         seen.completed = True
@@ -247,6 +246,8 @@ def _pieces(seen: Seen, reply: Reply, *, streams: bool) -> Iterator[bytes]:
     """The body in the pieces it is written in."""
     if reply.body is not None:
         yield reply.body
+    elif seen.path.endswith("/messages") and reply.events is None and reply.status < 400:  # noqa: PLR2004
+        yield from anthropic.pieces(_message_script(seen, reply), streams=streams)
     elif reply.status >= 400 or not streams:  # noqa: PLR2004
         is_error = reply.status >= 400 or reply.error is not None  # noqa: PLR2004
         yield json.dumps(_error_body(reply) if is_error else _document(seen, reply)).encode()
@@ -254,6 +255,14 @@ def _pieces(seen: Seen, reply: Reply, *, streams: bool) -> Iterator[bytes]:
         events = reply.events if reply.events is not None else _events(seen, reply)
         for event in events:
             yield _event_bytes(event, reply.line_end)
+
+
+def _message_script(seen: Seen, reply: Reply) -> anthropic.Script:
+    counted = _usage(seen, reply) if reply.usage is not None else None
+    usage = counted and {anthropic.COUNTS.get(name, name): count for name, count in counted.items()}
+    model, texts = reply.model or str(seen.body.get("model")), _texts(seen, reply)
+    given = {"finish": reply.finish, "error": reply.error, "error_after": reply.error_after}
+    return anthropic.Script(model=model, texts=texts, calls=reply.calls, usage=usage, **given)
 
 
 def _event_bytes(event: Any, line_end: str) -> bytes:
@@ -376,21 +385,10 @@ def last_words(body: Mapping[str, Any]) -> str:
     """What was said last: the last message's text, or the prompt."""
     messages = body.get("messages") or [{"content": body.get("prompt")}]
     content = messages[-1].get("content")
-    return content if isinstance(content, str) else ""
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    return "".join(part.get("text", "") for part in parts)
 
 
 def _sliced(data: bytes, size: int | None) -> Iterator[bytes]:
     step = size or max(1, len(data))
     return (data[i : i + step] for i in range(0, len(data), step))
-
-
-def _drop(request: web.Request, *, reset: bool) -> None:
-    """End the connection without ending the body: by FIN, or by RST."""
-    transport = request.transport
-    if transport is None:
-        return
-    if reset:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
-    else:
-        transport.close()
