@@ -16,7 +16,7 @@ LAYERS = (
     {"core"},
     {"config", "metrics"},
     {"chat", "config_lines"},
-    {"engine", "routing", "upstream", "ledger", "catalogue", "calibration"},
+    {"engine", "routing", "privacy", "upstream", "ledger", "catalogue", "calibration"},
     {"dispatch", "testing", "bench", "optimize"},
     {"server", "standin"},
     {"daemon"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"starter", "__main__"},
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
-PURE = ("routing", "chat")
+PURE = ("routing", "privacy", "chat")
 IMPURE = {
     *("asyncio", "time", "logging", "random", "secrets", "threading", "subprocess", "socket", "selectors", "signal"),
     *("os", "io", "pathlib", "shutil", "tempfile", "glob", "urllib", "http", "sqlite3", "multiprocessing"),
@@ -92,9 +92,9 @@ def test_no_module_imports_itself_by_a_detour():
     assert not left
 
 
-def test_only_three_modules_know_llama_cpp():
+def test_only_four_modules_know_llama_cpp():
     """A crash of the library can only happen where a child process runs: the worker, or the quantizer."""
-    allowed = {"edged.engine.runner", "edged.engine.sampling", "edged.engine.quantize"}
+    allowed = {"edged.engine.runner", "edged.engine.embedding_runner", "edged.engine.sampling", "edged.engine.quantize"}
     assert _importers("llama_cpp") <= allowed
 
 

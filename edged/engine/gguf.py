@@ -30,6 +30,7 @@ _DEFAULT_ALIGNMENT_BYTES = 32
 _LEAST_KEY_BYTES = 14
 _LEAST_TENSOR_BYTES = 32
 _I32_MAX = 2**31 - 1
+_ENCODERS = ("t5encoder", "gemma-embedding")
 
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
@@ -85,7 +86,7 @@ class GgufFile:
     """What a checked model file says of itself. ``heads`` and ``kv_heads`` have one entry per block.
 
     ``feed_forward_length`` is the widest layer one token passes; ``recurrent_values`` counts what one recurrent block
-    keeps per sequence (0: attention only).
+    keeps per sequence (0: attention only). ``causal``: a token attends to those before it, not to all.
     """
 
     version: int
@@ -106,6 +107,7 @@ class GgufFile:
     value_length: int
     sliding_window_tokens: int
     recurrent_values: int
+    causal: bool
     types: tuple[TensorType, ...]
 
     @property
@@ -294,6 +296,7 @@ def _described(metadata: Metadata, tensors: _Tensors, *, version: int, size_byte
         value_length=_head_length(metadata, f"{attention}.value_length", default=head_length),
         sliding_window_tokens=metadata.number(f"{attention}.sliding_window", default=0, most=_I32_MAX),
         recurrent_values=_recurrent_values(metadata, architecture, width),
+        causal=_causal(metadata, architecture),
         types=tensors.types,
     )
 
@@ -312,6 +315,12 @@ def _printable(text: str | None) -> str | None:
 def _vocab_tokens(metadata: Metadata, architecture: str) -> int:
     listed = metadata.lengths.get("tokenizer.ggml.tokens", 0)
     return listed or metadata.number(f"{architecture}.vocab_size", default=0, most=_I32_MAX)
+
+
+def _causal(metadata: Metadata, architecture: str) -> bool:
+    """As llama.cpp has it: the file's word, but for two architectures whose files say nothing."""
+    said = metadata.values.get(f"{architecture}.attention.causal", architecture not in _ENCODERS)
+    return said is not False
 
 
 def _head_length(metadata: Metadata, key: str, *, default: int) -> int:

@@ -21,11 +21,14 @@ from edged.core import (
     Request,
     Usage,
 )
+from edged.core.texts import TextsRequest, Vectors
 from edged.engine import translate
 from edged.engine.life import Life
 from edged.engine.protocol import (
     Branch,
     Cancel,
+    Counted,
+    Embedded,
     Emission,
     Event,
     Heartbeat,
@@ -48,6 +51,8 @@ from edged.errors import (
 
 log = logging.getLogger(__name__)
 
+_F32_BYTES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -67,7 +72,8 @@ class Kept:
     finished: bool = False
 
 
-_Delivery = Prepared | Emission | EdgedError
+_News = Prepared | Emission | Counted | Embedded
+_Delivery = _News | EdgedError
 
 
 class Engine(Life):
@@ -79,7 +85,7 @@ class Engine(Life):
         super().__init__(config, threads=threads, locate=locate, residency=residency)
         self.on_work: Callable[[], None] = lambda: None  # called when the first request comes
         self._inboxes: dict[str, asyncio.Queue[_Delivery]] = {}
-        self._vocab_tokens = 0
+        self._vocab_tokens = self._text_tokens = self._vector_values = 0
 
     def __repr__(self) -> str:
         return f"Engine({self.config.name}, {self.state}, in_flight={len(self._inboxes)}, {self._worker!r})"
@@ -87,6 +93,11 @@ class Engine(Life):
     @property
     def in_flight(self) -> int:
         return len(self._inboxes) + self._waiting
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of one prompt with its answer, or of one text to embed; that one is known once loaded."""
+        return self._text_tokens or self.config.context_tokens
 
     # -- requests --
 
@@ -153,6 +164,37 @@ class Engine(Life):
         finally:
             self._release(request.id, inbox)
 
+    async def embed(self, request: TextsRequest, *, counted: Callable[[int], None] = lambda _: None) -> Vectors:
+        """A vector of each text, or a score against the query, computed in batches that others' texts share.
+
+        ``counted`` hears how many tokens there are before any is computed. Cancelling stops the work within one batch.
+        Raises: NotReady, OutOfMemory, WorkerLost, EngineError, InvalidRequest, ContextOverflow.
+        """
+        await self.loaded()  # from here to the inbox nothing else runs: an idle model may be unloaded
+        worker = self._worker
+        assert worker is not None
+        self._check_texts(request)
+        inbox = self._inboxes[request.id] = asyncio.Queue()
+        if len(self._inboxes) == 1:
+            self.on_work()
+        try:
+            worker.send(translate.embed(request))
+            parts, tokens = bytearray(), 0
+            while True:
+                match await self._next(inbox):
+                    case Counted(tokens=tokens):
+                        counted(tokens)
+                    case Embedded() as part:
+                        parts += part.data
+                        if part.last:
+                            values = len(parts) // (_F32_BYTES * len(request.texts))
+                            return translate.vectors(part, bytes(parts), values=values, tokens=tokens)
+        except InvalidRequest as exc:
+            exc.param = exc.param or request.field
+            raise
+        finally:
+            self._release(request.id, inbox)
+
     def release(self, request_id: str) -> None:
         """Forget a prepared or running request; its slot is free within one step."""
         if self._inboxes.pop(request_id, None) is not None:
@@ -171,7 +213,7 @@ class Engine(Life):
         limit = min(self.config.max_output_tokens, translate.request_tokens(self.config) - prompt.prompt_tokens)
         return translate.params(prompt.request, self.config.sampling, limit_tokens=limit)
 
-    async def _next(self, inbox: "asyncio.Queue[_Delivery]") -> Prepared | Emission:
+    async def _next(self, inbox: "asyncio.Queue[_Delivery]") -> _News:
         delivery = await inbox.get()
         if isinstance(delivery, EdgedError):
             raise delivery
@@ -187,6 +229,22 @@ class Engine(Life):
         if isinstance(request.input, Completion) and not isinstance(request.input.prompt, str):
             for token in request.input.prompt:
                 self._check_token(token, "prompt")
+
+    def _check_texts(self, request: TextsRequest) -> None:
+        """As ``_check``."""
+        if request.dimensions is not None and request.dimensions > self._vector_values:
+            text = f"dimensions must be at most {self._vector_values} for the model {self.config.name}"
+            raise InvalidRequest(f"{text} (got {request.dimensions})", param="dimensions", code="invalid_value")
+        for i, asked in enumerate(request.texts):
+            fewest = translate.fewest_tokens_of(asked)
+            if fewest > self._text_tokens:
+                raise ContextOverflow(
+                    f"{request.field}[{i}] has {fewest} tokens or more; {self.config.name} takes at most "
+                    f"{self._text_tokens} per text",
+                    param=request.field,
+                )
+            for token in () if isinstance(asked, str) else asked:
+                self._check_token(token, request.field)
 
     def _check_token(self, token: int, param: str) -> None:
         if not 0 <= token < self._vocab_tokens:
@@ -213,6 +271,8 @@ class Engine(Life):
             case StepDone(emissions):
                 for emission in emissions:
                     self._deliver(emission.id, emission)
+            case Counted() | Embedded():
+                self._deliver(event.id, event)
             case Prepared(request_id, stats=stats):
                 self._stats = stats
                 self._deliver(request_id, event)
@@ -222,6 +282,7 @@ class Engine(Life):
                 self._stats = stats or self._stats
             case Loaded():
                 self._vocab_tokens = event.vocab_tokens
+                self._text_tokens, self._vector_values = event.text_tokens, event.vector_values
                 self._on_loaded(event)
             case LoadFailed(message):
                 assert self._worker is not None

@@ -301,8 +301,7 @@ class Life(ABC):
         self._refusal, self._loaded_s = None, 0.0
         with ExitStack() as self._entry:
             try:
-                load = self._command(await asyncio.to_thread(self._locate))
-                need = await asyncio.to_thread(self._estimate, load)
+                load, need = await asyncio.to_thread(self._look_at, await asyncio.to_thread(self._locate))
                 self._entry.callback(await self._residency.enter(self, need, evict=self._asked_s is not None))
                 self._began_s, self.need = time.monotonic(), need
                 self._worker = await WorkerProcess.spawn(load, self._on_event)
@@ -325,34 +324,24 @@ class Life(ABC):
         finally:
             deadline.cancel()
 
-    def _estimate(self, load: Load) -> MemoryNeed:
-        """Look at the file before any worker maps it. Raises: ModelFileRejected."""
-        file = gguf.inspect(Path(load.path))
+    def _look_at(self, path: Path) -> tuple[Load, MemoryNeed]:
+        """What to load and what it needs, from a look at the file before any worker maps it.
+
+        Raises: ModelFileRejected.
+        """
+        file = gguf.inspect(path)
         self.loads.file_bytes = file.size_bytes
-        return memory.estimate(
+        load = translate.load(self.config, path, file, threads=self._threads)
+        need = memory.estimate(
             self.config.name,
             file,
             pool_tokens=load.pool_tokens,
             sequences=load.sequences,
             batch_tokens=load.batch_tokens,
             cell_type=load.kv_format,
+            embeds=self.config.purpose != "chat",
         )
-
-    def _command(self, path: Path) -> Load:
-        config = self.config
-        return Load(
-            path=str(path),
-            context_tokens=config.context_tokens,
-            slots=config.slots,
-            pool_tokens=config.pool_tokens,
-            kv_format=config.kv_format,
-            threads=self._threads,
-            gpu_layers=config.gpu_layers,
-            prefill_chunk_tokens=config.prefill_chunk_tokens,
-            one_tenant=config.one_tenant,
-            main_gpu=config.main_gpu,
-            offload_kv=config.offload_kv,
-        )
+        return load, need
 
     def _give_up_loading(self) -> None:
         if self.state is EngineState.LOADING and self._worker is not None:
@@ -363,7 +352,7 @@ class Life(ABC):
         self._loaded_s = self._used_s = time.monotonic()
         self.loads.note(self._loaded_s - self._began_s)
         self.problem = self._refusal = self._asked_s = None
-        if self.config.context_tokens > event.context_train_tokens:
+        if self.config.purpose == "chat" and self.config.context_tokens > event.context_train_tokens:
             log.warning(
                 "model=%s context_tokens=%d is beyond the %d it was trained for",
                 self.config.name,

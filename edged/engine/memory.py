@@ -87,15 +87,26 @@ def _megabytes(size_bytes: int) -> str:
 
 
 def estimate(
-    model: str, file: GgufFile, *, pool_tokens: int, sequences: int, batch_tokens: int, cell_type: str = "f16"
+    model: str,
+    file: GgufFile,
+    *,
+    pool_tokens: int,
+    sequences: int,
+    batch_tokens: int,
+    cell_type: str = "f16",
+    embeds: bool = False,
 ) -> MemoryNeed:
-    """What a worker with this context will hold; the last four are what the context is made with. Raises: KeyError."""
+    """What a worker with this context will hold; the four after the file are what it is made with. Raises: KeyError.
+
+    ``embeds``: every token of a batch is an output, and a model that is not causal computes no logits at all.
+    """
+    outputs = (batch_tokens if file.causal else 0) if embeds else sequences
     cells = -(-pool_tokens // _CELLS_MULTIPLE) * _CELLS_MULTIPLE
     return MemoryNeed(
         model=model,
         weights_bytes=file.weights_bytes,
         kv_bytes=cells * cell_bytes(file, cell_type) + _recurrent_bytes(file, sequences),
-        compute_bytes=_compute_bytes(file, cells=cells, sequences=sequences, batch_tokens=batch_tokens),
+        compute_bytes=_compute_bytes(file, cells=cells, outputs=outputs, batch_tokens=batch_tokens),
         process_bytes=_PROCESS_BYTES + _VOCAB_TOKEN_BYTES * file.vocab_tokens,
     )
 
@@ -112,7 +123,7 @@ def _recurrent_bytes(file: GgufFile, sequences: int) -> int:
     return file.block_count * sequences * file.recurrent_values * _F32_BYTES
 
 
-def _compute_bytes(file: GgufFile, *, cells: int, sequences: int, batch_tokens: int) -> int:
+def _compute_bytes(file: GgufFile, *, cells: int, outputs: int, batch_tokens: int) -> int:
     """The graph's buffer, and the logits handed out.
 
     The graph needs its attention masks (one more where windows slide) with the widest layer's activations, or else
@@ -122,8 +133,8 @@ def _compute_bytes(file: GgufFile, *, cells: int, sequences: int, batch_tokens: 
     heads_width = max(file.heads) * file.key_length
     activations = 2 * file.feed_forward_length + 4 * file.embedding_length + 3 * heads_width
     layers_bytes = batch_tokens * (masks * cells * _MASK_BYTES + activations * _F32_BYTES)
-    logits_bytes = min(sequences, batch_tokens) * file.vocab_tokens * _F32_BYTES
-    handed_out_bytes = sequences * file.vocab_tokens * _F32_BYTES
+    logits_bytes = min(outputs, batch_tokens) * file.vocab_tokens * _F32_BYTES
+    handed_out_bytes = outputs * file.vocab_tokens * _F32_BYTES
     return int(_COMPUTE_FACTOR * max(layers_bytes, logits_bytes)) + handed_out_bytes
 
 

@@ -11,6 +11,8 @@ import msgspec
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 HEADER = struct.Struct(">I")
 _MIN_BATCH_TOKENS = 512
+_MIN_STEP_ROWS = 8
+TEXTS_PER_BATCH = 64
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -67,7 +69,10 @@ class Form(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """The first command: load this model with this context."""
+    """The first command: load this model with this context; ``purpose`` and ``pooling`` as in the config.
+
+    ``whole_texts``: every token of a text attends to all others, so that a text cannot be computed in chunks.
+    """
 
     path: str
     context_tokens: int
@@ -79,18 +84,32 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     one_tenant: bool = False
     main_gpu: int = 0
     offload_kv: bool = True
+    purpose: str = "chat"
+    pooling: str = "auto"
+    whole_texts: bool = False
 
     @property
     def sequences(self) -> int:
-        """Twice the slots: finished prefixes stay in the spare ones."""
-        return 2 * self.slots
+        """Twice the slots: finished prefixes stay in the spare ones. Of texts to embed, so many share a batch."""
+        return 2 * self.slots if self.purpose == "chat" else TEXTS_PER_BATCH
 
     @property
     def batch_tokens(self) -> int:
-        """The most tokens of one step: a prompt alone, or a chunk of one beside every running answer."""
+        """The most tokens of one step: a prompt alone, or a chunk of one beside every running answer.
+
+        Of texts to embed: a whole one where each token attends to all others, else a chunk.
+        """
+        if self.purpose != "chat":
+            return self.context_tokens if self.whole_texts else min(self.context_tokens, self.prefill_chunk_tokens)
         return max(_MIN_BATCH_TOKENS, self.prefill_chunk_tokens) + self.slots
 
     kv_format: str = "f16"
+    drafts: bool = False
+
+    @property
+    def step_rows(self) -> int:
+        """The most rows of a step without a prompt, drafts included: each needs room for a distribution."""
+        return max(2 * self.slots, _MIN_STEP_ROWS) if self.drafts else self.slots
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
@@ -120,6 +139,20 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     background: bool = False
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """Compute a vector of each text, or with ``query`` how well each answers it.
+
+    ``field`` is what the client calls the texts; ``dimensions`` keeps so many values of each vector.
+    """
+
+    id: str
+    texts: tuple[str | tuple[int, ...], ...]
+    field: str
+    query: str | None = None
+    dimensions: int | None = None
+    background: bool = False
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Stop every choice of ``id``; also forgets a prepared prompt. Unknown ids are fine."""
 
@@ -136,7 +169,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process."""
 
 
-Command = Load | Prepare | Submit | Cancel | SetThreads | Shutdown
+Command = Load | Prepare | Submit | Embed | Cancel | SetThreads | Shutdown
 
 # -- events: worker to daemon ----------------------------------------------------------------------------------------
 
@@ -153,13 +186,18 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is ready. ``load_s`` is the cold load, kept apart from every latency."""
+    """The model is ready. ``load_s`` is the cold load, kept apart from every latency.
+
+    Of a model that embeds or ranks: the most tokens of one text, and the values of one vector.
+    """
 
     vocab_tokens: int
     context_train_tokens: int
     description: str
     load_s: float
     notes: tuple[str, ...]
+    text_tokens: int = 0
+    vector_values: int = 0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -212,7 +250,10 @@ class CallRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Emission(msgspec.Struct, frozen=True, array_like=True):
-    """What one step added to one choice. The timings and counts are set on the choice's last emission."""
+    """What one step added to one choice. The timings and counts are set on the choice's last emission.
+
+    Of the tokens drafted for it ``accepted_tokens`` are part of the answer, ``rejected_tokens`` are not.
+    """
 
     id: str
     choice: int
@@ -226,12 +267,36 @@ class Emission(msgspec.Struct, frozen=True, array_like=True):
     prefill_s: float = 0.0
     decode_s: float = 0.0
     tool_calls: tuple[CallRow, ...] = ()
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
 
 
 class StepDone(msgspec.Struct, frozen=True, tag=True):
     """Everything one step produced, for all choices at once."""
 
     emissions: tuple[Emission, ...]
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """The texts of an Embed are tokenized and wait for their turn."""
+
+    id: str
+    tokens: int
+
+
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """What one batch computed of one request: vectors from text ``first`` on, 32-bit floats in this machine's order.
+
+    The timings are set on the request's last one: its wait for the first batch, and what followed.
+    """
+
+    id: str
+    first: int
+    texts: int
+    data: bytes
+    last: bool = False
+    queue_s: float = 0.0
+    compute_s: float = 0.0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
@@ -248,7 +313,7 @@ class LogLine(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Event = Loaded | LoadFailed | Prepared | Refused | StepDone | Heartbeat | LogLine
+Event = Loaded | LoadFailed | Prepared | Refused | StepDone | Counted | Embedded | Heartbeat | LogLine
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -1,6 +1,7 @@
 """Between the shared nouns of ``core`` and the worker's messages: pure, in both directions."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from edged.config import ModelConfig, SamplingDefaults
@@ -20,7 +21,22 @@ from edged.core import (
     ToolMode,
     Usage,
 )
-from edged.engine.protocol import Emission, Form, Params, Prepare, Refused, Stats, TokenRow, ToolRow, Turn
+from edged.core.texts import TextsRequest, Vectors
+from edged.engine.gguf import GgufFile
+from edged.engine.protocol import (
+    Embed,
+    Embedded,
+    Emission,
+    Form,
+    Load,
+    Params,
+    Prepare,
+    Refused,
+    Stats,
+    TokenRow,
+    ToolRow,
+    Turn,
+)
 from edged.errors import ContextOverflow, EdgedError, EngineError, InvalidRequest, TemplateRejected, Unsupported
 
 T = TypeVar("T")
@@ -34,7 +50,43 @@ def request_tokens(config: ModelConfig) -> int:
     return min(config.context_tokens, config.pool_tokens)
 
 
+def load(config: ModelConfig, path: Path, file: GgufFile, *, threads: int) -> Load:
+    """The worker's first command. A text to embed is never longer than what the model was trained for."""
+    chat = config.purpose == "chat"
+    context_tokens = config.context_tokens if chat else min(config.context_tokens, file.context_tokens)
+    return Load(
+        path=str(path),
+        context_tokens=context_tokens,
+        slots=config.slots,
+        pool_tokens=config.pool_tokens if chat else context_tokens,
+        kv_format=config.kv_format,
+        threads=threads,
+        gpu_layers=config.gpu_layers,
+        prefill_chunk_tokens=config.prefill_chunk_tokens,
+        one_tenant=config.one_tenant,
+        main_gpu=config.main_gpu,
+        offload_kv=config.offload_kv,
+        drafts=config.drafts,
+        purpose=config.purpose,
+        pooling=config.pooling,
+        whole_texts=not file.causal,
+    )
+
+
+def embed(request: TextsRequest) -> Embed:
+    return Embed(
+        request.id,
+        request.texts,
+        field=request.field,
+        query=request.query,
+        dimensions=request.dimensions,
+        background=request.background,
+    )
+
+
 def input_param(request: Request) -> str:
+    if isinstance(request, TextsRequest):
+        return request.field
     return "messages" if isinstance(request.input, Chat) else "prompt"
 
 
@@ -42,8 +94,11 @@ def fewest_tokens(request: Request) -> int:
     """A floor of the prompt's tokens, had without tokenizing it."""
     if isinstance(request.input, Chat):
         return sum(len(m.text) for m in request.input.messages if m.text) // _MAX_CHARS_PER_TOKEN
-    prompt = request.input.prompt
-    return len(prompt) // _MAX_CHARS_PER_TOKEN if isinstance(prompt, str) else len(prompt)
+    return fewest_tokens_of(request.input.prompt)
+
+
+def fewest_tokens_of(text: str | tuple[int, ...]) -> int:
+    return len(text) // _MAX_CHARS_PER_TOKEN if isinstance(text, str) else len(text)
 
 
 def params(request: Request, default: SamplingDefaults, *, limit_tokens: int) -> Params:
@@ -139,6 +194,11 @@ def add(usage: Usage, emission: Emission) -> Usage:
         completion_tokens=usage.completion_tokens + emission.completion_tokens,
         cached_tokens=emission.cached_tokens if emission.choice == 0 else usage.cached_tokens,
     )
+
+
+def vectors(last: Embedded, data: bytes, *, values: int, tokens: int) -> Vectors:
+    timings = Timings(queue_s=last.queue_s, prefill_s=last.compute_s)
+    return Vectors(data=data, values=values, usage=Usage(prompt_tokens=tokens), timings=timings)
 
 
 def error(refused: Refused) -> EdgedError:

@@ -24,12 +24,15 @@ from edged.core import Message, Role, Tool, ToolCall
 from edged.engine.channel import Channel
 from edged.engine.compiler import Compiler
 from edged.engine.decode import Add, DecodeLoop, Drop, Threads
+from edged.engine.embedding import EmbeddingLoop, tokenized
+from edged.engine.embedding_runner import EmbeddingRunner
 from edged.engine.form import Blueprint
 from edged.engine.kv import KvPool
 from edged.engine.limits import TimeLimitExceeded, time_limit
 from edged.engine.protocol import (
     Cancel,
     Command,
+    Embed,
     Form,
     Heartbeat,
     Load,
@@ -71,8 +74,9 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._prompts: dict[str, _Prompt] = {}
+        self._accept: Callable[[Embed], None] = _no_embedder
         self._command_started_s: float | None = None
-        self._loop: DecodeLoop | None = None
+        self._loop: DecodeLoop | EmbeddingLoop | None = None
         self._loading = False
 
     def run(self) -> None:
@@ -91,7 +95,9 @@ class Worker:
     def _serve(self, command: Command) -> None:
         match command:
             case Load():
-                self._load(command)
+                (self._load if command.purpose == "chat" else self._load_embedder)(command)
+            case Embed():
+                self._embed(command)
             case Prepare():
                 self._prepare(command)
             case Submit():
@@ -108,9 +114,43 @@ class Worker:
 
     @property
     def _loaded(self) -> DecodeLoop:
-        if self._loop is None:
-            raise RuntimeError("a command came before the model was loaded")
+        if self._loop is None or isinstance(self._loop, EmbeddingLoop):
+            raise RuntimeError("a command came before the model was loaded, or for another kind of model")
         return self._loop
+
+    def _load_embedder(self, load: Load) -> None:
+        started_s = time.monotonic()
+        self._loading = True
+        try:
+            runner = EmbeddingRunner(load)
+        except EdgedError as exc:
+            self._channel.send(LoadFailed(exc.message))
+            return
+        finally:
+            self._loading = False
+        loop = self._loop = EmbeddingLoop(runner, self._channel.send)
+        pairs = runner.pair_form()
+        self._accept = lambda command: loop.accept(
+            tokenized(command, runner.vocabulary, pairs, text_tokens=runner.text_tokens)
+        )
+        threading.Thread(target=_decode, args=(loop,), name="embedding", daemon=True).start()
+        self._channel.send(
+            Loaded(
+                vocab_tokens=runner.vocabulary.size_tokens,
+                context_train_tokens=runner.context_train_tokens,
+                description=f"{runner.description}, {runner.pooling.name.lower()} pooling",
+                load_s=time.monotonic() - started_s,
+                notes=tuple(filter(None, (gpu_note(load),))),
+                text_tokens=runner.text_tokens,
+                vector_values=runner.values,
+            )
+        )
+
+    def _embed(self, command: Embed) -> None:
+        try:
+            self._accept(command)
+        except EdgedError as exc:
+            self._channel.send(Refused(command.id, exc.code, exc.message, exc.param))
 
     def _load(self, load: Load) -> None:
         started_s = time.monotonic()
@@ -213,7 +253,7 @@ class Worker:
                 return
 
 
-def _decode(loop: DecodeLoop) -> None:
+def _decode(loop: DecodeLoop | EmbeddingLoop) -> None:
     """A decode thread that fails takes the process with it: the daemon restarts it from a known state."""
     if status := _end_of_thread(loop.run):
         os._exit(status)
@@ -230,6 +270,10 @@ def _end_of_thread(run: Callable[[], None]) -> int:
         sys.stderr.flush()
         return _EXIT_FAULT
     return 0
+
+
+def _no_embedder(_command: Embed) -> None:
+    raise RuntimeError("texts to embed came to a model for chat")
 
 
 def _template(vocabulary: Vocabulary) -> tuple[ChatTemplate, str | None]:
