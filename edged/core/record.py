@@ -43,6 +43,7 @@ class Attempt:
     computed_cost_uusd: int | None = None
     confidence: float | None = None
     error: str | None = None
+    dropped_parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from edged.core import (
     Trust,
     strictest,
 )
-from edged.errors import InvalidRequest
+from edged.errors import InvalidRequest, Unsupported
 from edged.routing.confidence import free_text_score, structured_score
 from edged.routing.latency import predict_total_s, predict_ttft_s
 
@@ -48,6 +48,7 @@ class Terms:
     queue: int
     clearance: Clearance = field(default_factory=Clearance)
     upstreams: tuple[str, ...] = ()
+    has_images: bool = False
     deadline_s: float | None = None
     max_cost_uusd: int | None = None
 
@@ -82,6 +83,8 @@ def terms(
     pinned_cloud = Locality.CLOUD_ONLY in labels or not route.local
     if pinned_cloud and not upstreams:
         raise _nowhere(route, labels, clearance)
+    if request.images and not upstreams:
+        raise _nobody_sees(route, clearance)
     thresholds = route.thresholds
     return Terms(
         locality=Locality.CLOUD_ONLY if Locality.CLOUD_ONLY in labels else clearance.label,
@@ -95,6 +98,7 @@ def terms(
         queue=thresholds.queue,
         clearance=clearance,
         upstreams=upstreams,
+        has_images=bool(request.images),
         deadline_s=asked.deadline_s,
         max_cost_uusd=asked.max_cost_uusd,
     )
@@ -113,6 +117,13 @@ def _nowhere(route: RouteConfig, labels: tuple[Locality, ...], clearance: Cleara
     return InvalidRequest(text, param="edged.locality", code="invalid_value")
 
 
+def _nobody_sees(route: RouteConfig, clearance: Clearance) -> Unsupported:
+    """Local models read text: images go to an upstream or nowhere."""
+    why = f"it has no upstream that a request labelled {clearance.label} may go to" if route.cloud else "it has none"
+    text = f"messages: images need an upstream model with vision = true on the route {route.name!r}: {why}"
+    return Unsupported(text, param="messages")
+
+
 def _release(route: RouteConfig, asked: Limits) -> Release:
     """A confidence asked for cannot be honoured without holding anything back."""
     judged = bool(asked.min_confidence) and route.release is Release.EAGER
@@ -123,28 +134,31 @@ def admit(allowed: Terms, engine: EngineSnapshot | None, *, in_flight: int) -> D
     """Where a request starts, from the request and the load alone.
 
     1. Pinned to the cloud, or no local model: the cloud.
-    2. No worker to answer: the cloud where allowed, else nobody.
-    3. Memory is short, and the cloud is allowed: the cloud.
-    4. Loading the model takes longer than a request may wait, and the cloud is allowed: the cloud.
-    5. Every slot taken and the queue full: the cloud where allowed, else nobody.
-    6. Pinned to the box: the box.
-    7. The box.
+    2. Images, which no local model reads: the cloud.
+    3. No worker to answer: the cloud where allowed, else nobody.
+    4. Memory is short, and the cloud is allowed: the cloud.
+    5. Loading the model takes longer than a request may wait, and the cloud is allowed: the cloud.
+    6. Every slot taken and the queue full: the cloud where allowed, else nobody.
+    7. Pinned to the box: the box.
+    8. The box.
     """
     elsewhere = Target.CLOUD if allowed.may_escalate else Target.NONE
     if allowed.locality is Locality.CLOUD_ONLY or not allowed.has_local:  # 1
         return _decide(Target.CLOUD, Reason.PINNED_CLOUD)
-    if engine is None or (engine.state is not EngineState.READY and engine.load_wait_s is None):  # 2
+    if allowed.has_images:  # 2
+        return _decide(Target.CLOUD, Reason.CAPABILITY)
+    if engine is None or (engine.state is not EngineState.READY and engine.load_wait_s is None):  # 3
         return _decide(elsewhere, Reason.LOCAL_UNAVAILABLE)
-    if engine.host_pressure and allowed.may_escalate:  # 3
+    if engine.host_pressure and allowed.may_escalate:  # 4
         return _decide(Target.CLOUD, Reason.HOST_PRESSURE)
     patience_s = load_patience_s(allowed)
-    if patience_s is not None and engine.load_wait_s is not None and engine.load_wait_s > patience_s:  # 4
+    if patience_s is not None and engine.load_wait_s is not None and engine.load_wait_s > patience_s:  # 5
         return _decide(Target.CLOUD, Reason.LOCAL_UNAVAILABLE, threshold=patience_s)
-    if in_flight >= engine.slots + allowed.queue:  # 5
+    if in_flight >= engine.slots + allowed.queue:  # 6
         return _decide(elsewhere, Reason.QUEUE_FULL if allowed.may_escalate else Reason.REJECTED_BUSY)
-    if allowed.is_kept_here:  # 6
+    if allowed.is_kept_here:  # 7
         return _decide(Target.LOCAL, Reason.PINNED_LOCAL)
-    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 7
+    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 8
 
 
 def load_patience_s(allowed: Terms) -> float | None:

@@ -9,9 +9,23 @@ from decimal import Decimal
 from typing import Any
 
 from edged.chat.schema import Allowance
-from edged.core import Chat, Completion, Limits, Locality, Message, Request, Role, Sampling, ToolCall, strictest
+from edged.core import (
+    IMAGE_MARK,
+    Chat,
+    Completion,
+    Image,
+    Limits,
+    Locality,
+    Message,
+    Request,
+    Role,
+    Sampling,
+    ToolCall,
+    strictest,
+)
 from edged.errors import InvalidRequest, Unsupported
 from edged.server.openai_bodies import MAX_INT32, Body, ChatBody, ChatMessage, CompletionBody, EdgedOptions, Part
+from edged.server.openai_images import MAX_IMAGES, image
 from edged.server.openai_tools import output_format, tool_choice, tools
 from edged.server.wire import missing, parse_json, shown_name, validate, wrong_type, wrong_value
 
@@ -50,7 +64,7 @@ def chat_request(
         id=id,
         received_s=received_s,
         tenant=tenant,
-        input=Chat(tuple(_message(f"messages[{i}]", message) for i, message in enumerate(body.messages))),
+        input=_chat(body.messages),
         max_tokens=_max_tokens(body),
         top_logprobs=_top_logprobs(body),
         tools=declared,
@@ -166,7 +180,15 @@ _BELONGS_TO = {
     "annotations": "assistant",
     "reasoning_content": "assistant",
 }
-_NOT_TEXT = {"image_url": "images", "input_audio": "audio", "file": "files", "video_url": "video"}
+_NOT_TEXT = {"input_audio": "audio", "file": "files", "video_url": "video"}
+
+
+def _chat(messages: list[ChatMessage]) -> Chat:
+    chat = Chat(tuple(_message(f"messages[{i}]", message) for i, message in enumerate(messages)))
+    count = sum(len(message.images) for message in chat.messages)
+    if count > MAX_IMAGES:
+        raise wrong_value("messages", f"must hold at most {MAX_IMAGES} images", count)
+    return chat
 
 
 def _message(param: str, message: ChatMessage) -> Message:
@@ -179,14 +201,33 @@ def _message(param: str, message: ChatMessage) -> Message:
     if message.role == "tool" and message.tool_call_id is None:
         raise missing(f"{param}.tool_call_id")
     calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or ())
-    content = _content(f"{param}.content", message)
-    return Message(_ROLES[message.role], content, message.name, calls, message.tool_call_id)
+    images = _images(f"{param}.content", message)
+    content = _content(f"{param}.content", message, has_images=bool(images))
+    return Message(_ROLES[message.role], content, message.name, calls, message.tool_call_id, images)
 
 
-def _content(param: str, message: ChatMessage) -> str | None:
-    """Join the parts with a line break, as llama.cpp and vLLM do; None only where tool calls stand for the text."""
+def _images(param: str, message: ChatMessage) -> tuple[Image, ...]:
+    """The images of a message, in order: only a user shows any."""
+    found = [(j, part) for j, part in enumerate(message.content or ()) if part.type == "image_url"]
+    if found and message.role != "user":
+        text = f"{param}[{found[0][0]}]: images are only known on messages of the role user"
+        raise Unsupported(text, param=f"{param}[{found[0][0]}]")
+    return tuple(
+        image(f"{param}[{j}].image_url", _only(f"{param}[{j}]", part, "image_url").get("image_url"))
+        for j, part in found
+    )
+
+
+def _content(param: str, message: ChatMessage, *, has_images: bool) -> str | None:
+    """Join the parts with a line break, as llama.cpp and vLLM do; None only where tool calls stand for the text.
+
+    Beside images, a mark in the client's own text would be taken for one of them: it is left out.
+    """
     if message.content is not None:
-        return "\n".join(_part(f"{param}[{j}]", part) for j, part in enumerate(message.content))
+        texts = [_part(f"{param}[{j}]", part) for j, part in enumerate(message.content)]
+        if has_images:
+            texts = [IMAGE_MARK if text is None else text.replace(IMAGE_MARK, "") for text in texts]
+        return "\n".join(text or "" for text in texts)
     if message.refusal is not None or message.tool_calls:
         return message.refusal
     if "content" not in message.model_fields_set:
@@ -194,19 +235,29 @@ def _content(param: str, message: ChatMessage) -> str | None:
     raise wrong_type(param, "must be a string or an array of text parts", None)
 
 
-def _part(param: str, part: Part) -> str:
+def _part(param: str, part: Part) -> str | None:
+    """The text of a part, None for an image."""
+    if part.type == "image_url":
+        return None
     if part.type in _NOT_TEXT:
         what = _NOT_TEXT[part.type]
         raise Unsupported(f"{param}: {what} are not supported yet: send text parts only", param=param)
     if part.type not in ("text", "refusal"):
-        raise wrong_value(f"{param}.type", "must be 'text'", part.type)
-    for name in set(part.model_extra or ()) - {"prompt_cache_breakpoint"}:  # a caching hint
-        full = f"{param}.{shown_name(name)}"
-        raise InvalidRequest(f"unknown parameter: {full}", param=full, code="unknown_parameter")
+        raise wrong_value(f"{param}.type", "must be 'text' or 'image_url'", part.type)
+    _only(param, part)
     text = part.text if part.type == "text" else part.refusal
     if text is None:
         raise missing(f"{param}.{part.type}")
     return text
+
+
+def _only(param: str, part: Part, *known: str) -> dict[str, Any]:
+    """What else a part holds, if that is ``known`` or a caching hint."""
+    extra = part.model_extra or {}
+    for name in extra.keys() - {"prompt_cache_breakpoint", *known}:
+        full = f"{param}.{shown_name(name)}"
+        raise InvalidRequest(f"unknown parameter: {full}", param=full, code="unknown_parameter")
+    return extra
 
 
 # -- the prompt of a plain completion --------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def test_required_fields_are_asked_for_by_name() -> None:
 # -- messages --------------------------------------------------------------------------------------------------------
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-IMAGE = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+AUDIO = {"type": "input_audio", "input_audio": {}}
 TEXT = {"type": "text", "text": "hi"}
 
 BAD_MESSAGES: list[tuple[Any, str, str]] = [
@@ -317,7 +317,7 @@ BAD_MESSAGES: list[tuple[Any, str, str]] = [
     ),
     ({"role": "user", "content": [{"type": "poem", "text": "x"}]}, "invalid_value", "messages[0].content[0].type"),
     ({"role": "user", "content": [{**TEXT, "url": "x"}]}, "unknown_parameter", "messages[0].content[0].url"),
-    ({"role": "user", "content": [TEXT, IMAGE]}, "unsupported_parameter", "messages[0].content[1]"),
+    ({"role": "user", "content": [TEXT, AUDIO]}, "unsupported_parameter", "messages[0].content[1]"),
     (
         {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},
         "unsupported_parameter",
@@ -363,7 +363,7 @@ def test_a_bad_message_is_named_down_to_the_part(message: Any, code: str, param:
 def test_the_position_of_a_bad_message_is_its_own() -> None:
     """The index counts from the client's first message."""
     with pytest.raises(InvalidRequest) as caught:
-        chat(messages=[*HELLO, *HELLO, {"role": "user", "content": [TEXT, IMAGE]}])
+        chat(messages=[*HELLO, *HELLO, {"role": "user", "content": [TEXT, AUDIO]}])
     assert caught.value.param == "messages[2].content[1]"
 
 
