@@ -193,7 +193,7 @@ class Dispatcher:
         self, trace: Trace, engine: Engine | None, deferral: Deferral, reason: Reason, error: EdgedError
     ) -> Commit:
         """Nobody in the cloud answered: the local answer is finished and served, marked with ``reason``."""
-        if deferral.reason is Reason.PINNED_CLOUD or engine is None:
+        if deferral.reason is Reason.PINNED_CLOUD or engine is None or trace.request.images:
             raise error
         if deferral.reason is Reason.QUEUE_FULL:
             trace.decide(Decision(target=Target.NONE, reason=Reason.REJECTED_BUSY, stage="after_all"))
