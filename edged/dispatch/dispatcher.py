@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from edged.config import Config, RouteConfig
 from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Request, Status, Target
-from edged.dispatch.cloud import Cloud
-from edged.dispatch.local import Commit, Deferral, attempt_local, check_finished, observation, resume_local
+from edged.dispatch.cloud import Cloud, CloudFailure
+from edged.dispatch.hedge import Hedging
+from edged.dispatch.local import Commit, Deferral, check_finished, observation, resume_local
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.dispatch.upstreams import Upstreams
 from edged.engine.host import Engine
@@ -110,6 +111,7 @@ class Dispatcher:
         self._config = config
         self._engines = engines
         self._cloud = cloud
+        self._hedging = Hedging(config, cloud)
         self._sinks = tuple(sinks)
         self.draining = False
         self.in_flight = 0
@@ -169,13 +171,14 @@ class Dispatcher:
         snapshot = engine.snapshot() if engine else None
         decision = trace.decide(policy.admit(allowed, snapshot, in_flight=engine.in_flight if engine else 0))
         deferral = Deferral(decision.reason)
+        failure: CloudFailure | None = None
         if engine is not None and decision.reason is Reason.LOCAL_UNAVAILABLE:
             engine.load()  # for those who come later
         if decision.target is Target.NONE:
             raise _nobody(decision.reason, engine)
         if decision.target is Target.LOCAL:
             assert engine is not None
-            outcome = await attempt_local(engine, trace, allowed)
+            outcome, failure = await self._hedging.attempt(engine, trace, route, allowed)
             if isinstance(outcome, Commit):
                 return outcome
             deferral = outcome
@@ -184,7 +187,7 @@ class Dispatcher:
                 trace.decide(Decision(target=target, reason=deferral.reason, stage="local"))
             if not allowed.may_escalate:
                 raise deferral.error or _nobody(deferral.reason, engine)
-        failure_or_commit = await self._cloud.attempt(trace, route, allowed)
+        failure_or_commit = failure or await self._cloud.attempt(trace, route, allowed)
         if isinstance(failure_or_commit, Commit):
             return failure_or_commit
         return await self._after_all(trace, engine, deferral, failure_or_commit.reason, failure_or_commit.error)
