@@ -1,0 +1,106 @@
+"""Fitting a head to labelled features; needs the ``calibrate`` extra, never runs on the event loop."""
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.calibration.heads import Head, Matrix, Vector
+from edged.errors import ConfigError
+
+FEWEST_PER_CLASS = 2
+FOLDS = 5
+ISOTONIC_FROM = 1000
+"""Below so many labels a logistic map of the log-odds is closer to the truth than a free monotone one."""
+
+_SEED = 0
+_MAX_ITERATIONS = 2000
+_PLATT_KNOTS = 33
+
+Labels = NDArray[np.int64]
+
+
+def fit(features: Matrix, labels: Sequence[int], classes: Sequence[str], *, strength: float) -> Head:
+    """Fit weights on all items and the map on out-of-fold probabilities of the same items.
+
+    ``features`` has shape (items, features); ``labels`` index ``classes``; ``strength`` is sklearn's C: the smaller,
+    the more the weights are held back. A class without labels is never chosen.
+
+    Raises: ConfigError where scikit-learn is missing; ValueError where fewer than two classes have two labels each.
+    """
+    known = np.asarray(labels, dtype=np.int64)
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    scaled = (features - mean) / scale
+    weights, bias = _logistic(scaled, known, len(classes), strength)
+    top, right = _out_of_fold(scaled, known, len(classes), strength)
+    knots_x, knots_y = monotone_map(top, right)
+    return Head(
+        classes=tuple(classes), mean=mean, scale=scale, weights=weights, bias=bias, knots_x=knots_x, knots_y=knots_y
+    )
+
+
+def monotone_map(scores: Vector, right: NDArray[np.bool_]) -> tuple[Vector, Vector]:
+    """Corners of the map from score to the share of right answers: isotonic with many items, logistic with few."""
+    if right.all() or not right.any():
+        share = (right.sum() + 1) / (len(right) + 2)  # Laplace: certainty needs more than never having erred
+        return np.array([0.0]), np.array([share])
+    if len(scores) < ISOTONIC_FROM:
+        return _platt(scores, right)
+    isotonic = _sklearn("isotonic").IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, right)
+    return np.asarray(isotonic.X_thresholds_, dtype=np.float64), np.asarray(isotonic.y_thresholds_, dtype=np.float64)
+
+
+def _platt(scores: Vector, right: NDArray[np.bool_]) -> tuple[Vector, Vector]:
+    """Logistic regression on the score's own log-odds (Platt, 1999), tabulated where the scores are."""
+    odds = _log_odds(scores)
+    model = _sklearn("linear_model").LogisticRegression(C=1.0).fit(odds.reshape(-1, 1), right)
+    corners = np.linspace(odds.min(), odds.max(), _PLATT_KNOTS)
+    values = model.predict_proba(corners.reshape(-1, 1))[:, 1]
+    return 1 / (1 + np.exp(-corners)), np.maximum.accumulate(values)
+
+
+def _log_odds(probabilities: Vector) -> Vector:
+    clipped = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)), dtype=np.float64)
+
+
+def _logistic(features: Matrix, labels: Labels, classes: int, strength: float) -> tuple[Matrix, Vector]:
+    present = np.unique(labels)
+    if len(present) < FEWEST_PER_CLASS:
+        raise ValueError("a head needs labels of at least two classes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of convergence: the head is judged by cross-validation anyway
+        model = _sklearn("linear_model").LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(features, labels)
+    weights, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
+    if len(present) == FEWEST_PER_CLASS:  # sklearn keeps one row for two classes
+        weights[present[1]], bias[present[0]], bias[present[1]] = model.coef_[0], 0.0, model.intercept_[0]
+    else:
+        weights[present], bias[present] = model.coef_, model.intercept_
+    return weights, np.where(np.isfinite(bias), bias, -1e4)
+
+
+def _out_of_fold(features: Matrix, labels: Labels, classes: int, strength: float) -> tuple[Vector, NDArray[np.bool_]]:
+    """Each item's largest probability and whether that class was right, by a head that has not seen the item."""
+    top, right = np.zeros(len(labels)), np.zeros(len(labels), dtype=np.bool_)
+    order = np.random.default_rng(_SEED).permutation(len(labels))
+    for fold in np.array_split(order, min(FOLDS, len(order))):
+        rest = np.setdiff1d(order, fold)
+        weights, bias = _logistic(features[rest], labels[rest], classes, strength)
+        logits = features[fold] @ weights.T + bias
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        top[fold] = probabilities.max(axis=1)
+        right[fold] = probabilities.argmax(axis=1) == labels[fold]
+    return top, right
+
+
+def _sklearn(module: str) -> Any:
+    """A module of the optional library, which has no types."""
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError as exc:
+        raise ConfigError('fitting a head needs scikit-learn: pip install "edged[calibrate]"') from exc
