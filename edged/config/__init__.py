@@ -8,6 +8,7 @@ from edged.config.keys import ApiKeyConfig
 from edged.config.models import ModelConfig, SamplingDefaults
 from edged.config.openrouter import MaxPrice, OpenRouterConfig, ProviderPreferences
 from edged.config.paths import default_path, models_directory, state_directory
+from edged.config.redact import RedactConfig
 from edged.config.retries import RetriesConfig
 from edged.config.routes import BudgetConfig, RouteConfig, Thresholds
 from edged.config.secrets import Secret, SecretReference, check_reference, resolve_secret
@@ -26,6 +27,7 @@ __all__ = [
     "Name",
     "OpenRouterConfig",
     "ProviderPreferences",
+    "RedactConfig",
     "RetriesConfig",
     "RouteConfig",
     "SamplingDefaults",

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 from edged.config.keys import ApiKeyConfig
 from edged.config.models import ModelConfig
 from edged.config.paths import state_directory
-from edged.config.retries import RetriesConfig
 from edged.config.redact import RedactConfig
+from edged.config.retries import RetriesConfig
 from edged.config.routes import RouteConfig
 from edged.config.section import Section, refuse_duplicates
 from edged.config.server import LedgerConfig, ServerConfig
