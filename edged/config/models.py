@@ -24,6 +24,8 @@ class ModelConfig(Section):
     name: Name
     catalogue: Name | None = None
     file: Path | None = None
+    purpose: Literal["chat", "embed", "rerank"] = "chat"
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     context_tokens: int = Field(default=4096, ge=16, le=1_048_576)
     slots: int = Field(default=4, ge=1, le=64)
     kv_tokens: int | None = Field(default=None, ge=16)
@@ -35,6 +37,7 @@ class ModelConfig(Section):
     prefill_chunk_tokens: int = Field(default=256, ge=8, le=8192)
     max_output_tokens: int = Field(default=2048, ge=1)
     one_tenant: bool = False
+    drafts: bool = True
     load: Literal["start", "first_use"] = "start"
     keep_loaded_s: float = Field(default=0, ge=0, le=31_536_000)
     min_loaded_s: float = Field(default=30, ge=0, le=86_400)
@@ -47,6 +50,12 @@ class ModelConfig(Section):
     def _one_source(self) -> Self:
         if (self.catalogue is None) == (self.file is None):
             raise ValueError("needs exactly one of catalogue and file")
+        return self
+
+    @model_validator(mode="after")
+    def _pooling_is_for_embeddings(self) -> Self:
+        if self.pooling != "auto" and self.purpose != "embed":
+            raise ValueError(f'pooling = "{self.pooling}" needs purpose = "embed", it is "{self.purpose}"')
         return self
 
     @property

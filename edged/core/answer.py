@@ -42,13 +42,16 @@ class ToolCallDelta:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one attempt. ``cached`` (read from the provider's cache) and ``cache_write`` (put there) are parts of
-    ``prompt``, ``reasoning`` is a part of ``completion``."""
+    ``prompt``, ``reasoning`` is a part of ``completion``. Of the tokens guessed ahead ``accepted`` ones are part of the
+    completion, ``rejected`` ones of no other count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
     estimated: bool = False
 
     @property

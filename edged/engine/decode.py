@@ -3,29 +3,25 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
-from edged.core import FinishReason
-from edged.engine.answer import AnswerText, Said
-from edged.engine.form import Constraint, ConstraintFailed
+from edged.engine.choices import Choices
+from edged.engine.drafts import Drafter
+from edged.engine.form import ConstraintFailed
 from edged.engine.kv import KvOp, KvPool, Trim
 from edged.engine.outbox import Outbox
-from edged.engine.protocol import CallRow, Emission, Event, LogLine, Params, Refused, Stats, TokenRow
+from edged.engine.protocol import Emission, Event, LogLine, Refused, Stats
 from edged.engine.rates import Rates
-from edged.engine.runner import DECODE_ABORTED, DECODE_NO_SPACE, DECODE_OK, Runner, Sampler
-from edged.engine.scheduler import TILE_TOKENS, Plan, Row, Scheduler
+from edged.engine.runner import DECODE_ABORTED, DECODE_NO_SPACE, DECODE_OK, Runner
+from edged.engine.scheduler import TILE_TOKENS, Plan, Row, Scheduler, no_drafts
 from edged.engine.sequence import Sequence
-from edged.engine.signals import Signal, SignalReader
 
 STEP_TARGET_S = 0.15
 """A step with a prompt's chunk is sized to last about this long, the gap its neighbours' readers see, but never below
 one tile."""
-
-_IMPOSSIBLE = np.float32(-np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +52,6 @@ class Stop:
 Posted = Add | Drop | Threads | Stop
 
 
-@dataclass(slots=True)
-class _Choice:
-    """What a sequence needs beyond the scheduler's view."""
-
-    answer: AnswerText
-    sampler: Sampler
-    constraint: Constraint | None = None
-    markup: Mapping[int, bytes] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class _Queued:
     """How much has been handed over, ever."""
@@ -92,8 +78,16 @@ class DecodeLoop:
     """
 
     def __init__(
-        self, runner: Runner, pool: KvPool, *, slots: int, chunk_tokens: int, publish: Callable[[Event], None]
+        self,
+        runner: Runner,
+        pool: KvPool,
+        *,
+        slots: int,
+        chunk_tokens: int,
+        publish: Callable[[Event], None],
+        draft_rows: int = 0,
     ) -> None:
+        """``draft_rows``: drafts may fill a step up to so many rows; 0 where the model cannot take back a token."""
         self._runner = runner
         self._pool = pool
         self._scheduler = Scheduler(pool, slots=slots, batch_tokens=runner.batch_tokens)
@@ -101,8 +95,8 @@ class DecodeLoop:
         self._publish = publish
         self._outbox = Outbox(publish)
         self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
-        self._choices: dict[Sequence, _Choice] = {}
-        self._signals = SignalReader(runner.vocabulary.size_tokens)
+        self._choices = Choices(runner)
+        self._drafter = Drafter(most_rows=draft_rows) if draft_rows else None
         self._rates = Rates()
         self._stopped = False
         self._in_flight: frozenset[str] = frozenset()
@@ -113,7 +107,7 @@ class DecodeLoop:
         self._stats = self._look()
 
     def __repr__(self) -> str:
-        return f"DecodeLoop({self._scheduler!r}, samplers={len(self._choices)})"
+        return f"DecodeLoop({self._scheduler!r}, {self._choices!r}, {self._drafter!r})"
 
     # -- from the control thread --
 
@@ -192,30 +186,41 @@ class DecodeLoop:
                 self._cancelled.discard(request_id)
                 self._outbox.forget(request_id)
                 for sequence in self._scheduler.cancel(request_id):
-                    self._close(sequence)
+                    self._choices.close(sequence)
             case Threads(count):
                 self._runner.set_threads(count)
+                if self._drafter:
+                    self._drafter.forget_pace()
             case Stop():
                 self._stopped = True
 
     def _step(self) -> None:
-        plan = self._scheduler.plan(chunk_tokens=self._chunk(), now_s=time.monotonic())
+        drafts = self._drafter.propose if self._drafter else no_drafts
+        plan = self._scheduler.plan(chunk_tokens=self._chunk(), now_s=time.monotonic(), drafts=drafts)
         self._stats = self._look()
         applied = [self._apply_op(op) for op in plan.ops]
         if not all(applied) or not plan.rows:
             return
         if plan.prefill_tokens:
             self._outbox.flush()
-        status, elapsed_s = self._decode(plan)
-        if status == DECODE_OK:
-            decode_rows = len(plan.rows) - bool(plan.prefill_tokens)
-            self._rates.observe(prefill_tokens=plan.prefill_tokens, decode_rows=decode_rows, elapsed_s=elapsed_s)
-            self._advance(plan)
-        else:
+        started_s = time.monotonic()
+        status = self._decode(plan)
+        decoded_s = time.monotonic()
+        if status != DECODE_OK:
             self._recover(plan, status)
+            return
+        accepted_tokens = self._advance(plan)
+        self._rates.observe(
+            prefill_tokens=plan.prefill_tokens,
+            decode_rows=len(plan.rows) - bool(plan.prefill_tokens),
+            elapsed_s=decoded_s - started_s,
+            accepted_tokens=accepted_tokens,
+        )
+        if self._drafter and not plan.prefill_tokens:
+            self._drafter.observe(plan.tokens, time.monotonic() - started_s)
 
-    def _decode(self, plan: Plan) -> tuple[int, float]:
-        self._step_started_s = started_s = time.monotonic()
+    def _decode(self, plan: Plan) -> int:
+        self._step_started_s = time.monotonic()
         with self._lock:
             self._in_flight = plan.ids
             self._runner.set_abort(on=plan.ids <= self._cancelled)
@@ -223,117 +228,56 @@ class DecodeLoop:
         with self._lock:
             self._in_flight = frozenset()
         self._step_started_s = None
-        return status, time.monotonic() - started_s
+        return status
 
     def _chunk(self) -> int:
         fitting = int((self._rates.prefill_tps or 0) * STEP_TARGET_S)
         return min(self._chunk_tokens, max(TILE_TOKENS, fitting))
 
     def _apply_op(self, op: KvOp) -> bool:
-        """Change the real cache; where it cannot remove a part, the whole slot goes, with its bookkeeping."""
+        """Change the real cache; where it cannot remove a part, the whole slot goes, with its bookkeeping.
+
+        Such a model cannot take back a guess either.
+        """
         if self._runner.apply(op):
             return True
         assert isinstance(op, Trim)
+        self._drafter = None
         self._runner.apply(Trim(op.slot, 0))
         self._scheduler.drop_slot(op.slot)
         return False
 
-    def _advance(self, plan: Plan) -> None:
+    def _advance(self, plan: Plan) -> int:
+        """Choose the tokens a computed step leads to; returns how many guesses came."""
         self._scheduler.complete(plan)
+        accepted_before = sum(row.sequence.accepted_tokens for row in plan.rows)
         rows = [(i, row) for i, row in enumerate(plan.rows) if row.wants_logits]
         emissions = [emission for i, row in rows if (emission := self._emit_or_refuse(i, row)) is not None]
         begins = any(row.sequence.generated_tokens == 1 for _, row in rows)
         self._outbox.add(emissions, now_s=time.monotonic(), urgent=begins)
+        return sum(row.sequence.accepted_tokens for row in plan.rows) - accepted_before
 
     def _emit_or_refuse(self, index: int, row: Row) -> Emission | None:
         """A constraint that fails ends its own request and nobody else's."""
         if row.sequence not in self._choices:
             return None  # a sibling's failure ended it in this very step
         try:
-            return self._emit(index, row)
+            advance = self._choices.advance(index, row)
         except ConstraintFailed as exc:
             self._refuse(row.sequence.id, exc)
             return None
+        if row.drafted:
+            self._scheduler.keep(row, advance.accepted)
+        if advance.emission.finish:
+            self._scheduler.finish(row.sequence)
+            self._choices.close(row.sequence)
+        return advance.emission
 
     def _refuse(self, request_id: str, why: ConstraintFailed) -> None:
         for sequence in self._scheduler.cancel(request_id):
-            self._close(sequence)
+            self._choices.close(sequence)
         self._outbox.forget(request_id)
         self._publish(Refused(request_id, "engine_error", f"the answer could not be kept to its form: {why}"))
-
-    def _emit(self, index: int, row: Row) -> Emission:
-        """Choose the row's next token and say what it adds to the answer."""
-        sequence, choice = row.sequence, self._choices[row.sequence]
-        token, signal = self._choose(index, choice, sequence.params)
-        now_s = time.monotonic()
-        if sequence.first_token_s is None:
-            sequence.first_token_s = now_s
-        sequence.tokens.append(token)
-        ended = self._runner.vocabulary.is_end(token)
-        said = choice.answer.feed(b"" if ended else self._piece(choice, token))
-        finish = FinishReason.STOP if ended or said.stopped or self._completes(choice, token, ended=ended) else None
-        if finish is None and sequence.is_full:
-            finish = FinishReason.LENGTH
-        tokens = () if ended else (self._token_row(token, signal),)
-        if finish is None:
-            return Emission(sequence.id, sequence.choice, said.text, tokens, tool_calls=_call_rows(said))
-        if not said.stopped:
-            last = choice.answer.finish()
-            said = Said(said.text + last.text, (*said.calls, *last.calls))
-            finish = FinishReason.STOP if last.stopped else finish
-        if finish is FinishReason.STOP and choice.answer.calls:
-            finish = FinishReason.TOOL_CALLS
-        return self._finish(sequence, said, tokens, finish, now_s)
-
-    def _choose(self, index: int, choice: _Choice, params: Params) -> tuple[int, Signal]:
-        """The next token, and what the distribution said before any mask touched it. Raises: ConstraintFailed."""
-        mask = choice.constraint.mask() if choice.constraint else None
-        logits = self._runner.logits(index)
-        look = self._signals.look(logits, top=params.top_logprobs, mask=mask)
-        if mask is not None:
-            np.copyto(logits, _IMPOSSIBLE, where=~mask)
-        token = self._runner.sample(choice.sampler, index)
-        return token, look.chosen(logits, token)
-
-    def _completes(self, choice: _Choice, token: int, *, ended: bool) -> bool:
-        """Tell the constraint what was chosen; whether nothing may follow. Raises: ConstraintFailed."""
-        if choice.constraint is None or ended:
-            return False
-        choice.constraint.accept(token)
-        if choice.constraint.complete:
-            return True
-        choice.constraint.prepare()
-        return False
-
-    def _piece(self, choice: _Choice, token: int) -> bytes:
-        return choice.markup.get(token) or self._runner.vocabulary.piece(token)
-
-    def _token_row(self, token: int, signal: Signal) -> TokenRow:
-        piece = self._runner.vocabulary.piece
-        top = tuple((piece(candidate), logprob) for candidate, logprob in signal.top)
-        return TokenRow(token, piece(token), signal.logprob, signal.margin, signal.entropy, top, signal.allowed)
-
-    def _finish(
-        self, sequence: Sequence, said: Said, tokens: tuple[TokenRow, ...], finish: FinishReason, now_s: float
-    ) -> Emission:
-        self._scheduler.finish(sequence)
-        self._close(sequence)
-        assert sequence.admitted_s is not None
-        assert sequence.first_token_s is not None
-        return Emission(
-            id=sequence.id,
-            choice=sequence.choice,
-            text=said.text,
-            tokens=tokens,
-            finish=finish.value,
-            prompt_tokens=sequence.prompt_tokens,
-            cached_tokens=min(sequence.cached_tokens, sequence.prompt_tokens),
-            completion_tokens=sequence.generated_tokens,
-            queue_s=sequence.admitted_s - sequence.submitted_s,
-            prefill_s=sequence.first_token_s - sequence.admitted_s,
-            decode_s=now_s - sequence.first_token_s,
-            tool_calls=_call_rows(said),
-        )
 
     def _recover(self, plan: Plan, status: int) -> None:
         """A step that did not compute: never try the same batch again, never keep cells nobody can vouch for."""
@@ -342,49 +286,25 @@ class DecodeLoop:
             self._scheduler.forget_parked()
         if status == DECODE_ABORTED:
             for sequence in self._scheduler.interrupt(row.sequence for row in plan.rows):
-                self._close(sequence)
+                self._choices.close(sequence)
             return
         failed = self._scheduler.fail(row.sequence for row in plan.rows)
         for sequence in failed:
-            self._close(sequence)
+            self._choices.close(sequence)
         for request_id in {sequence.id for sequence in failed}:
             for sibling in self._scheduler.cancel(request_id):
-                self._close(sibling)
+                self._choices.close(sibling)
             self._outbox.forget(request_id)
             self._publish(Refused(request_id, "engine_error", f"the engine failed a step (status {status})"))
 
     def _add(self, sequences: tuple[Sequence, ...]) -> None:
         try:
             for sequence in sequences:
-                self._open(sequence)
+                self._choices.open(sequence)
         except ConstraintFailed as exc:
             for sequence in sequences:
-                self._close(sequence)
+                self._choices.close(sequence)
             self._refuse(sequences[0].id, exc)
             return
         for sequence in sequences:
             self._scheduler.add(sequence)
-
-    def _open(self, sequence: Sequence) -> None:
-        """Make a choice's parts, brought up to what an earlier try generated. Raises: ConstraintFailed."""
-        blueprint, stops = sequence.blueprint, sequence.params.stop
-        parser = blueprint.parser() if blueprint else None
-        constraint = blueprint.constraint() if blueprint else None
-        markup = blueprint.markup if blueprint else {}
-        choice = _Choice(AnswerText(stops, parser), self._runner.sampler(sequence.params), constraint, markup)
-        self._choices[sequence] = choice
-        for token in sequence.tokens[sequence.prompt_tokens :]:
-            choice.answer.feed(self._piece(choice, token))
-            choice.sampler.accept(token)
-            if constraint:
-                constraint.accept(token)
-        if constraint:
-            constraint.prepare()
-
-    def _close(self, sequence: Sequence) -> None:
-        if choice := self._choices.pop(sequence, None):
-            choice.sampler.close()
-
-
-def _call_rows(said: Said) -> tuple[CallRow, ...]:
-    return tuple(CallRow(call.index, call.id, call.name, call.arguments) for call in said.calls)

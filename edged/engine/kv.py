@@ -120,6 +120,10 @@ class KvPool:
         state.busy, state.reserved_tokens = False, 0
         self._touch(slot)
 
+    def trim(self, slot: int, length: int) -> tuple[KvOp, ...]:
+        """Give back the slot's cells from position ``length`` on: guessed tokens that did not come."""
+        return self._trim(slot, length)
+
     def rewind(self, slot: int) -> KvOp:
         """Remove from the real cache whatever an aborted decode may have left behind the slot's known cells."""
         return Trim(slot, len(self._slots[slot].tokens))

@@ -5,6 +5,12 @@ from statistics import median
 
 _SAMPLES = 15
 _MIN_PREFILL_TOKENS = 16
+_PACE_SAMPLES = 5
+_ROW_COST = 0.5
+"""A further row against the first one, before any was measured: what small models cost on a CPU."""
+
+_OUTLIER = 2.5
+_SLOWEST_LEARNING = 0.1
 
 
 class Rates:
@@ -14,14 +20,17 @@ class Rates:
         self._prefill: deque[float] = deque(maxlen=_SAMPLES)
         self._decode: deque[float] = deque(maxlen=_SAMPLES)
 
-    def observe(self, *, prefill_tokens: int, decode_rows: int, elapsed_s: float) -> None:
-        """Record one step. A mixed step is charged to its prompt tokens: a prediction errs to the slow side."""
+    def observe(self, *, prefill_tokens: int, decode_rows: int, elapsed_s: float, accepted_tokens: int = 0) -> None:
+        """Record one step. A mixed step is charged to its prompt tokens: a prediction errs to the slow side.
+
+        ``decode_rows`` are the streams that got a token, ``accepted_tokens`` what they got beyond that.
+        """
         if elapsed_s <= 0:
             return
         if prefill_tokens >= _MIN_PREFILL_TOKENS:
             self._prefill.append(prefill_tokens / elapsed_s)
         elif decode_rows and not prefill_tokens:
-            self._decode.append(1 / elapsed_s)
+            self._decode.append((1 + accepted_tokens / decode_rows) / elapsed_s)
 
     @property
     def prefill_tps(self) -> float | None:
@@ -30,3 +39,45 @@ class Rates:
     @property
     def decode_tps(self) -> float | None:
         return median(self._decode) if self._decode else None
+
+
+class StepCosts:
+    """What a decode step of so many rows costs, in steps of one row.
+
+    Kept apart from how fast the box is at this moment: each step is compared with those just before it, so a neighbour
+    that comes or goes changes the pace and not the ratio.
+    """
+
+    def __init__(self) -> None:
+        self._ratios: dict[int, float] = {1: 1.0}
+        self._seen: dict[int, int] = {}
+        self._pace: deque[float] = deque(maxlen=_PACE_SAMPLES)
+
+    def __repr__(self) -> str:
+        return f"StepCosts({', '.join(f'{rows}: {self._ratios[rows]:.2f}' for rows in sorted(self._ratios))})"
+
+    def ratio(self, rows: int) -> float:
+        """As measured, else on the line between or beyond the nearest numbers of rows that were."""
+        if known := self._ratios.get(rows):
+            return known
+        below = max(known for known in self._ratios if known < rows)
+        above = min((known for known in self._ratios if known > rows), default=None)
+        if above is not None:
+            slope = (self._ratios[above] - self._ratios[below]) / (above - below)
+        else:
+            slope = _ROW_COST if below == 1 else (self._ratios[below] - 1) / (below - 1)
+        return self._ratios[below] + slope * (rows - below)
+
+    def observe(self, rows: int, elapsed_s: float) -> None:
+        """Record one step without a prompt."""
+        expected = self.ratio(rows)
+        if rows > 1 and len(self._pace) == _PACE_SAMPLES:
+            pace_s = median(self._pace)
+            measured = min(expected * _OUTLIER, max(expected / _OUTLIER, elapsed_s / pace_s))
+            count = self._seen[rows] = self._seen.get(rows, 0) + 1
+            self._ratios[rows] = expected + (measured - expected) * max(_SLOWEST_LEARNING, 1 / (count + 1))
+        self._pace.append(elapsed_s / expected)
+
+    def forget_pace(self) -> None:
+        """The number of threads changed: what came before says nothing of the next step."""
+        self._pace.clear()

@@ -154,20 +154,23 @@ class Runner:
         return not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
 
     def decode(self, rows: Sequence[Row]) -> int:
-        """One batch; returns llama_decode's status. Logits of row i's last token are then ``logits(i)``."""
+        """One batch; returns llama_decode's status.
+
+        Logits of row i's last known token are then ``logits(i)``, of its n-th guess ``logits(i, n)``.
+        """
         self._batch.fill(rows)
         return int(llama.llama_decode(self._context, self._batch.raw))
 
-    def logits(self, row: int) -> NDArray[np.float32]:
-        """Logits of the row's last token (shape: vocabulary), valid until the next decode."""
-        pointer = llama.llama_get_logits_ith(self._context, self._batch.last[row])
+    def logits(self, row: int, guesses: int = 0) -> NDArray[np.float32]:
+        """Logits behind so many of the row's guesses (shape: vocabulary), valid until the next decode."""
+        pointer = llama.llama_get_logits_ith(self._context, self._batch.first[row] + guesses)
         return np.ctypeslib.as_array(pointer, (self._vocab_tokens,))
 
     def sampler(self, params: Params) -> Sampler:
         return SamplerChain(params, vocab_tokens=self._vocab_tokens)
 
-    def sample(self, sampler: Sampler, row: int) -> int:
-        return sampler.sample(self._context, self._batch.last[row])
+    def sample(self, sampler: Sampler, row: int, guesses: int = 0) -> int:
+        return sampler.sample(self._context, self._batch.first[row] + guesses)
 
     def apply(self, op: KvOp) -> bool:
         """Change the real cache; False where the model refuses a partial removal (then clear the slot)."""
@@ -194,7 +197,7 @@ class Runner:
         params.n_ctx = load.pool_tokens
         params.n_seq_max = sequences
         params.n_batch = params.n_ubatch = self.batch_tokens
-        params.n_outputs_max = sequences
+        params.n_outputs_max = max(sequences, load.step_rows)
         params.n_threads = params.n_threads_batch = load.threads
         params.kv_unified = True
         params.type_k = params.type_v = _KV_FORMATS[load.kv_format]
@@ -238,11 +241,11 @@ class _Batch:
         self._ids = np.arange(sequences, dtype=np.int32)
         pointers = ctypes.cast(self.raw.seq_id, ctypes.POINTER(ctypes.c_size_t))
         self._seq_id = np.ctypeslib.as_array(pointers, (capacity,))
-        self.last: list[int] = []
+        self.first: list[int] = []  # where each row's logits begin
 
     def fill(self, rows: Sequence[Row]) -> None:
         at = 0
-        self.last = []
+        self.first = []
         for row in rows:
             slot = row.sequence.slot
             assert slot is not None
@@ -250,9 +253,10 @@ class _Batch:
             self._token[at:end] = row.tokens
             self._pos[at:end] = np.arange(row.start, row.start + len(row.tokens), dtype=np.int32)
             self._seq_id[at:end] = self._ids.ctypes.data + slot * self._ids.itemsize
-            self._logits[at:end] = 0
-            self._logits[end - 1] = row.wants_logits
-            self.last.append(end - 1)
+            first = end - 1 - row.drafted
+            self._logits[at:first] = 0
+            self._logits[first:end] = row.wants_logits
+            self.first.append(first)
             at = end
         self.raw.n_tokens = at
 

@@ -2,11 +2,13 @@
 
 Per step every decoding sequence gets one token and one prompt gets a chunk. Prompts are finished one after another, so
 that the first can answer while the second is computed, and so that a prompt finds the prefix its elder just computed.
-A much shorter prompt overtakes a long one that is being computed, within limits.
+A much shorter prompt overtakes a long one that is being computed, within limits. Guessed tokens are verified in steps
+without a prompt: there they cost the decoding sequences' own time, elsewhere the newcomer's.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from edged.engine.kv import KvOp, KvPool
@@ -25,12 +27,28 @@ OVERTAKE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tokens of one sequence in one batch, from position ``start`` on; ``wants_logits`` of the last one."""
+    """Tokens of one sequence in one batch, from position ``start`` on; ``wants_logits`` of the last one.
+
+    The last ``drafted`` tokens are guesses; logits are wanted of each of them and of the token before them.
+    """
 
     sequence: Sequence
     start: int
     tokens: tuple[int, ...]
     wants_logits: bool
+    drafted: int = 0
+
+    @property
+    def guesses(self) -> tuple[int, ...]:
+        return self.tokens[len(self.tokens) - self.drafted :]
+
+
+Drafts = Callable[[Items[Sequence]], Mapping[Sequence, tuple[int, ...]]]
+"""Guesses for some of the sequences that decode, each within the room its answer has beside the next token."""
+
+
+def no_drafts(_sequences: Items[Sequence]) -> Mapping[Sequence, tuple[int, ...]]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +58,10 @@ class Plan:
     ops: tuple[KvOp, ...]
     rows: tuple[Row, ...]
     prefill_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.tokens) for row in self.rows)
 
     @property
     def ids(self) -> frozenset[str]:
@@ -84,10 +106,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
 
-    def plan(self, *, chunk_tokens: int, now_s: float) -> Plan:
+    def plan(self, *, chunk_tokens: int, now_s: float, drafts: Drafts = no_drafts) -> Plan:
         """The next step. ``chunk_tokens`` is about the prompt's share while others decode."""
         self._admit(now_s)
-        rows = [Row(s, s.computed, tuple(s.tokens[s.computed :]), wants_logits=True) for s in self._decoding]
+        guesses = {} if self._prefilling else drafts(self._decoding)
+        rows = [_next_row(sequence, guesses.get(sequence, ())) for sequence in self._decoding]
         wanted = chunk_tokens + len(rows) if rows else self._batch_tokens
         budget = _whole_tiles(wanted, at_most=self._batch_tokens) - len(rows)
         chunk: tuple[int, ...] = ()
@@ -99,19 +122,29 @@ class Scheduler:
         return Plan(ops, tuple(rows), prefill_tokens=len(chunk))
 
     def complete(self, plan: Plan) -> list[Sequence]:
-        """Account for a decoded step; returns the sequences that have logits, in batch order."""
+        """Account for a decoded step; returns the sequences that have logits, in batch order.
+
+        Cells of guesses count as used until ``keep`` says which guesses came.
+        """
         ready = []
         for row in plan.rows:
             sequence = row.sequence
             assert sequence.slot is not None
             self._pool.extend(sequence.slot, list(row.tokens))
-            sequence.computed += len(row.tokens)
+            sequence.computed += len(row.tokens) - row.drafted
             if row.wants_logits:
                 ready.append(sequence)
             if sequence in self._prefilling and row.wants_logits:
                 self._prefilling.remove(sequence)
                 self._decoding.append(sequence)
         return ready
+
+    def keep(self, row: Row, accepted: int) -> None:
+        """The first ``accepted`` guesses of a row came; the cells of the others are given back."""
+        sequence = row.sequence
+        assert sequence.slot is not None
+        sequence.computed += accepted
+        self._ops += self._pool.trim(sequence.slot, sequence.computed)
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence is done; its cells stay for whoever shares the prefix."""
@@ -137,7 +170,7 @@ class Scheduler:
     def drop_slot(self, slot: int) -> None:
         """The real cache refused a removal: forget the slot; a sequence in it, or that may build on it, starts over."""
         self._ops += self._pool.drop(slot)
-        for sequence in tuple(self._prefilling):
+        for sequence in (*self._prefilling, *self._decoding):
             if sequence.slot == slot:
                 self._restart(sequence)
             elif sequence.slot is not None and sequence.has_only_cached:
@@ -162,7 +195,7 @@ class Scheduler:
             self._prefilling[-1].overtaken_tokens += sequence.pending_tokens
         self._waiting.remove(sequence)
         sequence.slot, sequence.computed, sequence.cached_tokens = lease.slot, lease.cached_tokens, lease.cached_tokens
-        sequence.admitted_s = now_s
+        sequence.admitted_s = now_s if sequence.admitted_s is None else sequence.admitted_s
         self._ops += lease.ops
         self._prefilling.append(sequence)
 
@@ -184,8 +217,8 @@ class Scheduler:
         return much_shorter and current.overtaken_tokens + newcomer.pending_tokens <= current.prompt_tokens
 
     def _restart(self, sequence: Sequence) -> None:
-        sequence.slot, sequence.computed, sequence.cached_tokens = None, 0, 0
-        self._prefilling.remove(sequence)
+        self._forget(sequence)
+        sequence.computed = sequence.cached_tokens = 0
         self._waiting.appendleft(sequence)
 
     def _remove(self, chosen: Callable[[Sequence], bool], *, keep_cells: bool) -> list[Sequence]:
@@ -203,6 +236,11 @@ class Scheduler:
         for place in (self._prefilling, self._decoding, self._waiting):
             if sequence in place:
                 place.remove(sequence)
+
+
+def _next_row(sequence: Sequence, guesses: tuple[int, ...]) -> Row:
+    known = tuple(sequence.tokens[sequence.computed :])
+    return Row(sequence, sequence.computed, known + guesses, wants_logits=True, drafted=len(guesses))
 
 
 def _whole_tiles(tokens: int, *, at_most: int) -> int:

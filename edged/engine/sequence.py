@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from edged.engine.form import Blueprint
+from edged.engine.lookup import Lookup
 from edged.engine.protocol import Params
 
 
@@ -12,6 +13,7 @@ class Sequence:
 
     The last ``len(tokens) - computed`` tokens are not in the KV cache yet. Times are monotonic seconds.
     ``blueprint`` is the form the answer has to keep, if any.
+    Of ``drafted_tokens`` guessed ones ``accepted_tokens`` came.
     """
 
     id: str
@@ -29,6 +31,9 @@ class Sequence:
     admitted_s: float | None = None
     first_token_s: float | None = None
     blueprint: Blueprint | None = None
+    lookup: Lookup | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def __repr__(self) -> str:
         return (
@@ -56,5 +61,10 @@ class Sequence:
         return self.prompt_tokens + self.params.max_tokens
 
     @property
+    def room_tokens(self) -> int:
+        """Tokens the answer may still gain."""
+        return self.params.max_tokens - self.generated_tokens
+
+    @property
     def is_full(self) -> bool:
-        return self.generated_tokens >= self.params.max_tokens
+        return self.room_tokens <= 0

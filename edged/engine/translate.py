@@ -192,6 +192,8 @@ def add(usage: Usage, emission: Emission) -> Usage:
     return replace(
         usage,
         completion_tokens=usage.completion_tokens + emission.completion_tokens,
+        accepted_prediction_tokens=usage.accepted_prediction_tokens + emission.accepted_tokens,
+        rejected_prediction_tokens=usage.rejected_prediction_tokens + emission.rejected_tokens,
         cached_tokens=emission.cached_tokens if emission.choice == 0 else usage.cached_tokens,
     )
 

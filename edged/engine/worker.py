@@ -170,7 +170,12 @@ class Worker:
         pool = KvPool(slots=load.sequences, cells=load.pool_tokens, shares=shares, one_tenant=one_tenant)
         self._pool = pool
         self._loop = DecodeLoop(
-            runner, pool, slots=load.slots, chunk_tokens=load.prefill_chunk_tokens, publish=self._channel.send
+            runner,
+            pool,
+            slots=load.slots,
+            chunk_tokens=load.prefill_chunk_tokens,
+            publish=self._channel.send,
+            draft_rows=load.step_rows if load.drafts and runner.shares_prefixes else 0,
         )
         threading.Thread(target=_decode, args=(self._loop,), name="decode", daemon=True).start()
         self._channel.send(

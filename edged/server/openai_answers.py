@@ -51,8 +51,8 @@ def usage_body(usage: Usage | None) -> Json | None:
             "reasoning_tokens": usage.reasoning_tokens,
             "text_tokens": None,
             "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
+            "accepted_prediction_tokens": usage.accepted_prediction_tokens,
+            "rejected_prediction_tokens": usage.rejected_prediction_tokens,
         },
     }
 

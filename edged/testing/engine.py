@@ -121,9 +121,12 @@ class FakeRunner:
     ``resume`` or by the abort flag.
     """
 
-    def __init__(self, *, answer: Answer = babble, cells: int = 4096, batch_tokens: int = 64) -> None:
+    def __init__(
+        self, *, answer: Answer = babble, cells: int = 4096, batch_tokens: int = 64, step_rows: int = 16
+    ) -> None:
         self.vocabulary = FakeVocabulary()
         self.batch_tokens = batch_tokens
+        self.step_rows = step_rows
         self.cache = FakeCache(cells)
         self.faults: list[int] = []
         self.steps: queue.SimpleQueue[tuple[Row, ...]] = queue.SimpleQueue()
@@ -132,7 +135,7 @@ class FakeRunner:
         self._gate = threading.Event()
         self._gate.set()
         self._abort = threading.Event()
-        self._contexts: list[tuple[int, ...]] = []
+        self._contexts: list[list[tuple[int, ...]]] = []  # of each row: what came before each of its logits
 
     @property
     def open_samplers(self) -> int:
@@ -146,6 +149,7 @@ class FakeRunner:
 
     def decode(self, rows: Sequence[Row]) -> int:
         assert 0 < sum(len(row.tokens) for row in rows) <= self.batch_tokens, "a batch is over its limit"
+        assert sum(row.wants_logits + row.drafted for row in rows) <= self.step_rows, "no room for so many logits"
         self.steps.put(tuple(rows))
         while not self._gate.wait(_POLL_S):
             if self._abort.is_set():
@@ -172,20 +176,21 @@ class FakeRunner:
             assert row.start == len(self.cache.tokens(slot)), f"{row} does not follow what is in the cache"
             if not self.cache.write(slot, row.start, row.tokens):
                 return _NO_SPACE
-            self._contexts.append(self.cache.tokens(slot))
+            context = self.cache.tokens(slot)
+            self._contexts.append([context[: len(context) - left] for left in range(row.drafted, -1, -1)])
         return 0
 
-    def logits(self, row: int) -> NDArray[np.float32]:
+    def logits(self, row: int, guesses: int = 0) -> NDArray[np.float32]:
         logits = np.zeros(_VOCAB_TOKENS, dtype=np.float32)
-        logits[self._answer(self._contexts[row])] = 10
+        logits[self._answer(self._contexts[row][guesses])] = 10
         return logits
 
     def sampler(self, params: Params) -> _FakeSampler:
         self.samplers.append(_FakeSampler(params))
         return self.samplers[-1]
 
-    def sample(self, sampler: _FakeSampler, row: int) -> int:
-        token = self._answer(self._contexts[row])
+    def sample(self, sampler: _FakeSampler, row: int, guesses: int = 0) -> int:
+        token = self._answer(self._contexts[row][guesses])
         drawn = sampler.sample(None, row)
         return token if token == END else (token + drawn) % END
 

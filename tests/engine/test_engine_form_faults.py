@@ -87,12 +87,12 @@ def test_a_masked_token_is_never_chosen_and_the_signals_are_those_before_the_mas
     """``allowed`` is what the mask left; the runner samples from what is left in place."""
 
     class Masking(FakeRunner):
-        def logits(self, row):
-            logits = super().logits(row)
+        def logits(self, row, guesses=0):
+            logits = super().logits(row, guesses)
             self.last = logits
             return logits
 
-        def sample(self, sampler, row):
+        def sample(self, sampler, row, guesses=0):
             return int(self.last.argmax())
 
     class OnlyX(Scripted):
