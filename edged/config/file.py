@@ -47,9 +47,17 @@ class Config(Section):
                 if name not in cloud:
                     raise ValueError(f'route "{route.name}": cloud = "{name}" is not UPSTREAM/model (known: {cloud})')
             self._site_can_answer(route)
+            self._fits_its_model(route)
         if not local and not cloud:
             raise ValueError("needs at least one [[model]] or [[upstream]]")
         return self
+
+    def _fits_its_model(self, route: RouteConfig) -> None:
+        """Upstreams are asked for chat only: what a local model embeds or ranks has nowhere else to go."""
+        purpose = next((model.purpose for model in self.models if model.name == route.local), "chat")
+        if purpose != "chat" and route.cloud:
+            text = f'route "{route.name}": cloud must be empty, as local = "{route.local}" has purpose = "{purpose}"'
+            raise ValueError(text)
 
     def _site_can_answer(self, route: RouteConfig) -> None:
         if route.locality is not Locality.SITE_ONLY or route.local:
@@ -76,6 +84,10 @@ class Config(Section):
                 if name not in known:
                     raise ValueError(f'api_key "{key.name}": routes = "{name}" does not exist (known: {known})')
         return self
+
+    def key_of(self, tenant: str) -> ApiKeyConfig | None:
+        """The ``[[api_key]]`` of this name; None for callers without one."""
+        return next((key for key in self.api_keys if key.name == tenant), None)
 
     @property
     def has_budgets(self) -> bool:

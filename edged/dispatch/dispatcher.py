@@ -8,8 +8,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from edged.config import Config, RouteConfig
-from edged.core import Chunk, Decision, EngineState, Outcome, Reason, Record, Request, Status, Target
+from edged.core import Chunk, Decision, EngineState, Locality, Outcome, Reason, Record, Request, Status, Target
+from edged.core.texts import TextsRequest, Vectors
 from edged.dispatch.cloud import Cloud, CloudFailure
+from edged.dispatch.embedding import check_purpose, embed_local
 from edged.dispatch.hedge import Hedging
 from edged.dispatch.local import Commit, Deferral, check_finished, observation, resume_local
 from edged.dispatch.trace import AttemptTrace, Trace
@@ -102,6 +104,15 @@ class Answer:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What texts came to, and the record as it stands."""
+
+    head: Head
+    vectors: Vectors
+    record: Record
+
+
 class Dispatcher:
     """Owns what is in flight. Every accepted request leaves exactly one record in every sink."""
 
@@ -133,6 +144,52 @@ class Dispatcher:
 
         Raises: EdgedError when nobody answers.
         """
+        async with self._accounted(request) as trace:
+            route, allowed = self._resolved(trace)
+            check_purpose(self._config, request.model, self._engines.get(route.local), wanted="chat")
+            commit = await self._author(trace, route, allowed)
+            trace.author = commit.attempt
+            async with aclosing(commit.rest):
+                yield Answer(trace, commit, allowed, settle=self._cloud.money.settle)
+
+    @asynccontextmanager
+    async def embed(self, request: TextsRequest) -> AsyncIterator[Embeddings]:
+        """Vectors or scores of texts. Leaving the block, however, leaves one record.
+
+        Raises: EdgedError when no local model makes them.
+        """
+        async with self._accounted(request) as trace:
+            route, allowed = self._resolved(trace)
+            engine = self._engines.get(route.local)
+            check_purpose(self._config, request.model, engine, wanted=request.purpose)
+            assert engine is not None
+            decision = trace.decide(policy.admit(allowed, engine.snapshot(), in_flight=engine.in_flight))
+            if decision.target is not Target.LOCAL:
+                raise _nobody(decision.reason, engine)
+            vectors = await embed_local(engine, trace, replace(request, background=trace.request.background))
+            assert trace.author is not None
+            head = Head(
+                request_id=request.id,
+                served_by=Target.LOCAL,
+                model=trace.author.public_name,
+                reason=trace.reason,
+                confidence=None,
+            )
+            yield Embeddings(head, vectors, trace.record(Status.OK))
+
+    def _resolved(self, trace: Trace) -> tuple[RouteConfig, Terms]:
+        """The route of a request and what it allows, both noted. Raises: ModelNotFound, InvalidRequest."""
+        request = trace.request
+        route = names.resolve(self._config, request.model)
+        trace.route = route.name
+        allowed = policy.terms(route, request, trust_of=self._config.trust_of)
+        is_background = route.priority == "background"
+        trace.request = replace(request, background=is_background, clearance=allowed.clearance)
+        return route, allowed
+
+    @asynccontextmanager
+    async def _accounted(self, request: Request) -> AsyncIterator[Trace]:
+        """One request from its acceptance to its record, whatever happens inside the block."""
         trace = Trace(request, received_at=time.time())
         self.in_flight += 1
         self.idle.clear()
@@ -140,16 +197,9 @@ class Dispatcher:
         error: str | None = "internal_error"
         try:
             self._refuse_while_draining(trace)
-            route = names.resolve(self._config, request.model)
-            trace.route = route.name
-            allowed = policy.terms(route, request, trust_of=self._config.trust_of)
-            is_background = route.priority == "background"
-            trace.request = replace(request, background=is_background, clearance=allowed.clearance)
-            commit = await self._author(trace, route, allowed)
-            trace.author = commit.attempt
-            async with aclosing(commit.rest):
-                yield Answer(trace, commit, allowed, settle=self._cloud.money.settle)
-            status, error = _ending(commit.attempt)
+            yield trace
+            assert trace.author is not None
+            status, error = _ending(trace.author)
         except TimeoutError:  # server.stream.ClientTooSlow
             status, error = Status.CANCELLED, "client_too_slow"
             raise
