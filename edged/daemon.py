@@ -11,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from edged import catalogue
-from edged.config import Config, ModelConfig, resolve_secret
+from edged.config import Config, ModelConfig, named_secrets, resolve_secret
 from edged.core import EngineSnapshot, KeptMoney
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
@@ -116,6 +116,7 @@ class Daemon:
             engines=self.engines,
             metrics=self.metrics,
             keys=keys,
+            named_keys=named_secrets(self._config.api_keys),
             connections=lambda: len(runner.server.connections) if runner.server else 0,
         )
         runner = create_runner(create_app(self._config, parts), config)

@@ -73,6 +73,8 @@ def _server(config: Config) -> Iterator[Effect]:
         yield _warning(("server", "listen"), f"{server.listen} is beyond loopback: whoever has a key can use the box")
     for number, reference in enumerate(server.api_keys):
         yield from _secret(reference, ("server", "api_keys", number))
+    for number, key in enumerate(config.api_keys):
+        yield from _secret(key.key, ("api_key", number, "key"))
 
 
 # -- models ----------------------------------------------------------------------------------------------------------

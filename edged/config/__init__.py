@@ -4,7 +4,7 @@
 """
 
 from edged.config.file import Config, load, parse
-from edged.config.keys import ApiKeyConfig
+from edged.config.keys import ApiKeyConfig, named_secrets
 from edged.config.models import ModelConfig, SamplingDefaults
 from edged.config.openrouter import MaxPrice, OpenRouterConfig, ProviderPreferences
 from edged.config.paths import default_path, models_directory, state_directory
@@ -44,6 +44,7 @@ __all__ = [
     "default_path",
     "load",
     "models_directory",
+    "named_secrets",
     "parse",
     "resolve_secret",
     "state_directory",

@@ -180,9 +180,11 @@ class Dispatcher:
     def _resolved(self, trace: Trace) -> tuple[RouteConfig, Terms]:
         """The route of a request and what it allows, both noted. Raises: ModelNotFound, InvalidRequest."""
         request = trace.request
-        route = names.resolve(self._config, request.model)
+        key = self._config.key_of(request.tenant)
+        route = names.resolve(self._config, request.model, only=key.routes if key else ())
         trace.route = route.name
-        allowed = policy.terms(route, request, trust_of=self._config.trust_of)
+        label = key.locality if key else Locality.ANY
+        allowed = policy.terms(route, request, key=label, trust_of=self._config.trust_of)
         is_background = route.priority == "background"
         trace.request = replace(request, background=is_background, clearance=allowed.clearance)
         return route, allowed

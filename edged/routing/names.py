@@ -1,5 +1,7 @@
 """From the ``model`` a client names to the route that answers it."""
 
+from collections.abc import Sequence
+
 from edged.config import Config, RouteConfig
 from edged.core import Locality
 from edged.errors import ModelNotFound
@@ -7,11 +9,15 @@ from edged.errors import ModelNotFound
 _SHOWN = 20
 
 
-def resolve(config: Config, name: str) -> RouteConfig:
+def resolve(config: Config, name: str, *, only: Sequence[str] = ()) -> RouteConfig:
     """The route called ``name``, or an implicit one for a local model's name or ``UPSTREAM/model``.
 
+    ``only`` holds the names that the caller's API key is for; empty means all.
     Raises: ModelNotFound.
     """
+    if only and name not in only:
+        known = ", ".join(only[:_SHOWN])
+        raise ModelNotFound(f"this API key is not for the model {name[:100]!r}; it is for: {known}", param="model")
     for route in config.routes:
         if route.name == name:
             return route

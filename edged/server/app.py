@@ -4,7 +4,7 @@ import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from aiohttp import web
@@ -44,13 +44,14 @@ class Parts:
     engines: Mapping[str, Engine]
     metrics: Metrics
     keys: Iterable[Secret] = ()
+    named_keys: Mapping[str, Secret] = field(default_factory=dict)
     connections: Callable[[], int] = lambda: 0
 
 
 def create_app(config: Config, parts: Parts, *, patience: Patience | None = None) -> web.Application:
     """Everything that is served on the port."""
     patience = patience or Patience()
-    gate = Gate(config.server, parts.keys)
+    gate = Gate(config.server, parts.keys, parts.named_keys)
     watcher = DisconnectWatcher(poll_s=patience.gone_s)
     crowd = _crowd(parts.connections, config.server.max_connections)
     app = web.Application(

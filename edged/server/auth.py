@@ -7,7 +7,7 @@ literals are safe (no name, no rebinding), names have to be known.
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from edged.config import Secret, ServerConfig
@@ -19,25 +19,26 @@ _TENANT_CHARS = 16
 class Gate:
     """Decides who may pass. Keys are kept as digests and compared in constant time."""
 
-    def __init__(self, config: ServerConfig, keys: Iterable[Secret]) -> None:
-        self._digests = tuple(_digest(key.reveal()) for key in keys)
+    def __init__(self, config: ServerConfig, keys: Iterable[Secret], named: Mapping[str, Secret] | None = None) -> None:
+        unnamed = {digest: digest[:_TENANT_CHARS] for key in keys for digest in [_digest(key.reveal())]}
+        self._tenants = unnamed | {_digest(key.reveal()): name for name, key in (named or {}).items()}
         self._hosts = frozenset({"localhost", *(host.lower() for host in config.allowed_hosts)})
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
 
     def __repr__(self) -> str:
-        return f"Gate(keys={len(self._digests)}, hosts={sorted(self._hosts)})"
+        return f"Gate(keys={len(self._tenants)}, hosts={sorted(self._hosts)})"
 
     def tenant(self, authorization: str | None, api_key: str | None) -> str:
-        """The caller's tenant id, derived from its key; empty where no keys are configured. Raises: NotAllowed."""
-        if not self._digests:
+        """The caller's name: its key's, or one derived from the key; empty without any keys. Raises: NotAllowed."""
+        if not self._tenants:
             return ""
         scheme, _, token = (authorization or "").partition(" ")
         offered = token.strip() if scheme.lower() == "bearer" else (api_key or "")
         digest = _digest(offered)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not offered or not any(matches):
+        matches = [tenant for known, tenant in self._tenants.items() if hmac.compare_digest(digest, known)]
+        if not offered or not matches:
             raise NotAllowed("this server needs an API key: send 'Authorization: Bearer KEY'")
-        return digest[:_TENANT_CHARS]
+        return matches[0]
 
     def check_host(self, host: str | None) -> None:
         """Raises: HostNotAllowed."""

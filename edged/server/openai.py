@@ -126,18 +126,18 @@ class OpenAiApi:
                 await stream.send(answers.SSE_DONE)
         return stream.response
 
-    async def models(self, _request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": self._models()})
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": self._models(request[TENANT])})
 
     async def model(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        for entry in self._models():
+        for entry in self._models(request[TENANT]):
             if entry["id"] == name:
                 return web.json_response(entry)
         raise ModelNotFound(f"the model {name[:100]!r} does not exist here", param="model")
 
-    def _models(self) -> list[Json]:
-        """Routes, local models and upstream models, with their context and state."""
+    def _models(self, tenant: str) -> list[Json]:
+        """Routes, local models and upstream models, with their context and state, as far as a key is for them."""
         local = {m.name: m.context_tokens for m in self._config.models}
         cloud = {f"{u.name}/{m.name}": m.context_tokens for u in self._config.upstreams for m in u.models}
         entries = []
@@ -147,7 +147,8 @@ class OpenAiApi:
             entries.append(self._entry(route.name, "route", max(contexts), self._route_state(route.local, route.cloud)))
         entries += [self._entry(name, "local", tokens, self._state(name)) for name, tokens in local.items()]
         entries += [self._entry(name, "upstream", tokens, "ready") for name, tokens in cloud.items()]
-        return entries
+        key = self._config.key_of(tenant)
+        return [entry for entry in entries if not (key and key.routes) or entry["id"] in key.routes]
 
     def _state(self, model: str) -> str:
         return self._engines[model].state.value

@@ -53,3 +53,11 @@ def test_any_other_name_is_a_404_that_lists_what_there_is(name):
     assert (caught.value.status, caught.value.param) == (404, "model")
     assert "cloud/org/big" in caught.value.message
     assert len(caught.value.message) < 400
+
+
+def test_a_key_reaches_only_the_names_it_is_for():
+    """What it is not for does not exist for it, known or not; the answer lists what does."""
+    assert resolve(CONFIG, "auto", only=("auto",)).name == "auto"
+    for other in ("small", "nothing"):
+        with pytest.raises(ModelNotFound, match="it is for: auto"):
+            resolve(CONFIG, other, only=("auto",))

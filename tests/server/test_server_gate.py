@@ -400,3 +400,12 @@ def test_garbage_instead_of_http_is_refused_quietly(caplog):
     asyncio.run(main())
     assert KEY not in caplog.text
     assert [r for r in caplog.records if r.exc_info] == []
+
+
+def test_a_key_with_a_name_makes_its_owner_known_by_it():
+    """Budgets and the ledger go by the name; a key of the plain list has one derived from it; a wrong key has none."""
+    gate = Gate(ServerConfig(), [Secret(OTHER)], {"kitchen": Secret(KEY)})
+    assert gate.tenant(f"Bearer {KEY}", None) == "kitchen"
+    assert gate.tenant(None, OTHER) not in ("", "kitchen", OTHER)
+    with pytest.raises(NotAllowed):
+        gate.tenant("Bearer kitchen", None)
