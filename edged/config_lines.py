@@ -228,6 +228,9 @@ def _name_problems(document: dict[str, Any]) -> Iterator[tuple[Location, str]]:
         for name in _strings(route.get("cloud")):
             if name not in cloud:
                 yield (*at, "cloud"), f'"{name}" is not an UPSTREAM/MODEL{_known(name, cloud)}'
+        purpose = next((table.get("purpose") for _, table in models if table.get("name") == route.get("local")), None)
+        if purpose in ("embed", "rerank") and route.get("cloud"):
+            yield (*at, "cloud"), f'must be empty: "{route["local"]}" has purpose = "{purpose}"'
     yield from _key_problems(document, [*(str(table.get("name")) for _, table in routes), *local, *cloud])
     if not models and not upstreams and not document.keys() & {"model", "models", "upstream", "upstreams"}:
         yield (), "needs at least one [[model]] or [[upstream]]"
