@@ -109,6 +109,7 @@ async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 
         stack.push_async_callback(_let_accepts_end)
         client = await stack.enter_async_context(UpstreamClient(upstreams))
         cloud = Cloud(client, Money(config, kept=kept_today(spent_uusd), clocks=Clocks(wall_s=clock, elapsed_s=clock)))
+        await stack.enter_async_context(looked_after(cloud))
         engine = engine or ScriptedEngine()
         records: list[Record] = []
         dispatcher = Dispatcher(config, engines={"small": engine}, cloud=cloud, sinks=[*sinks, records.append])
@@ -119,6 +120,17 @@ def kept_today(spent_uusd):
     """What an earlier run left: the route "auto" has spent so much of day 20,000."""
     spent = BudgetSnapshot(scope=Scope.ROUTE, name="auto", limit_uusd=None, spent_uusd=spent_uusd)
     return KeptMoney(DayMark(number=1, date=20_000, open_s=0.0, wall_s=20_000 * DAY_S), (spent,))
+
+
+@asynccontextmanager
+async def looked_after(cloud):
+    """Somebody finds out in the background who can be reached, as in the daemon."""
+    task = asyncio.create_task(cloud.upstreams.tend())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _let_accepts_end():
