@@ -20,6 +20,7 @@ from edged.server import wire
 from edged.server.admin import AdminApi
 from edged.server.auth import Gate
 from edged.server.disconnect import DisconnectWatcher
+from edged.server.embeddings import EmbeddingsApi
 from edged.server.keys import INTERNAL, REQUEST_ID, TENANT
 from edged.server.openai import OpenAiApi
 from edged.server.patience import Patience
@@ -66,6 +67,7 @@ def create_app(config: Config, parts: Parts, *, patience: Patience | None = None
     app.on_response_prepare.append(_cors(gate))
     app[WATCHER] = watcher
     app.add_routes(OpenAiApi(config, parts.dispatcher, parts.engines, watcher, patience=patience).routes())
+    app.add_routes(EmbeddingsApi(parts.dispatcher, watcher, patience=patience).routes())
     app.add_routes(AdminApi(config, parts.dispatcher, parts.engines, parts.metrics).routes())
     return app
 

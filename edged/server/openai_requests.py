@@ -110,7 +110,7 @@ def _common(body: Body, header: str | None) -> dict[str, Any]:
         "stop": tuple(body.stop or ()),
         "n": body.n or 1,
         "stream": bool(body.stream),
-        "limits": _limits(body.edged, header),
+        "limits": limits(body.edged, header),
     }
 
 
@@ -266,13 +266,13 @@ def _only(param: str, part: Part, *known: str) -> dict[str, Any]:
 def _prompt(prompt: Any) -> str | tuple[int, ...]:
     """A string, an array of one string, token ids, or an array of one array of token ids."""
     if not isinstance(prompt, list) or not prompt or not isinstance(prompt[0], str | list):
-        return _one_prompt("prompt", prompt)
+        return one_prompt("prompt", prompt)
     if len(prompt) > 1:
         raise Unsupported("prompt: only one prompt per request is supported", param="prompt")
-    return _one_prompt("prompt[0]", prompt[0])
+    return one_prompt("prompt[0]", prompt[0])
 
 
-def _one_prompt(param: str, prompt: Any) -> str | tuple[int, ...]:
+def one_prompt(param: str, prompt: Any) -> str | tuple[int, ...]:
     """Nothing follows from nothing: an empty prompt is refused, it does not mean "begin with any text"."""
     if not isinstance(prompt, str | list):
         raise wrong_type(param, "must be a string or an array of token ids", prompt)
@@ -294,7 +294,7 @@ def _token_id(param: str, token: Any) -> int:
 # -- the request's own limits ----------------------------------------------------------------------------------------
 
 
-def _limits(body: EdgedOptions | None, header: str | None) -> Limits:
+def limits(body: EdgedOptions | None, header: str | None) -> Limits:
     """Where the body and the header both say something, the tighter of the two holds."""
     given = [options for options in (body, _header_options(header)) if options is not None]
     deadline_ms = min((o.deadline_ms for o in given if o.deadline_ms is not None), default=None)
