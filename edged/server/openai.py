@@ -138,14 +138,16 @@ class OpenAiApi:
 
     def _models(self, tenant: str) -> list[Json]:
         """Routes, local models and upstream models, with their context and state, as far as a key is for them."""
-        local = {m.name: m.context_tokens for m in self._config.models}
+        local = {m.name: self._engines[m.name].context_tokens for m in self._config.models}
+        purposes = {m.name: m.purpose for m in self._config.models}
         cloud = {f"{u.name}/{m.name}": m.context_tokens for u in self._config.upstreams for m in u.models}
         entries = []
         for route in self._config.routes:
             contexts = [local[route.local]] if route.local else []
             contexts += [cloud[name] for name in route.cloud]
-            entries.append(self._entry(route.name, "route", max(contexts), self._route_state(route.local, route.cloud)))
-        entries += [self._entry(name, "local", tokens, self._state(name)) for name, tokens in local.items()]
+            state, purpose = self._route_state(route.local, route.cloud), purposes.get(route.local, "chat")
+            entries.append(self._entry(route.name, "route", max(contexts), state, purpose))
+        entries += [self._entry(name, "local", local[name], self._state(name), purposes[name]) for name in local]
         entries += [self._entry(name, "upstream", tokens, "ready") for name, tokens in cloud.items()]
         key = self._config.key_of(tenant)
         return [entry for entry in entries if not (key and key.routes) or entry["id"] in key.routes]
@@ -156,14 +158,14 @@ class OpenAiApi:
     def _route_state(self, local: str, cloud: tuple[str, ...]) -> str:
         return "ready" if cloud else self._state(local)
 
-    def _entry(self, name: str, kind: str, context_tokens: int, state: str) -> Json:
+    def _entry(self, name: str, kind: str, context_tokens: int, state: str, purpose: str = "chat") -> Json:
         return {
             "id": name,
             "object": "model",
             "created": self._started,
             "owned_by": "edged",
             "context_length": context_tokens,
-            "edged": {"kind": kind, "state": state},
+            "edged": {"kind": kind, "state": state, "purpose": purpose},
         }
 
 

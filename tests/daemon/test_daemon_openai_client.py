@@ -102,7 +102,7 @@ def test_models_are_listed_and_found(client):
     listed = {model.id: model for model in client.models.list()}
     assert set(listed) == {"auto", "broke", "small", "cloud/scripted-model"}
     assert listed["small"].context_length == 2048
-    assert listed["small"].edged == {"kind": "local", "state": "ready"}
+    assert listed["small"].edged == {"kind": "local", "state": "ready", "purpose": "chat"}
     assert client.models.retrieve("cloud/scripted-model").id == "cloud/scripted-model"
     assert client.models.retrieve("auto").edged["kind"] == "route"
     with pytest.raises(openai.NotFoundError) as caught:
