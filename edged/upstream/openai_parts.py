@@ -23,6 +23,7 @@ def read_usage(wire: Mapping[str, object]) -> Usage | None:
     if prompt is None or completion is None:
         return None
     cached = _detail(wire, "prompt_tokens_details", "cached_tokens") or _count(wire.get("prompt_cache_hit_tokens")) or 0
+    written = _detail(wire, "prompt_tokens_details", "cache_write_tokens") or 0
     reasoning = _detail(wire, "completion_tokens_details", "reasoning_tokens") or 0
     total = _count(wire.get("total_tokens")) or 0
     if reasoning > completion or (reasoning and total == prompt + completion + reasoning):
@@ -31,6 +32,7 @@ def read_usage(wire: Mapping[str, object]) -> Usage | None:
         prompt_tokens=prompt,
         completion_tokens=max(completion, total - prompt),
         cached_tokens=min(cached, prompt),
+        cache_write_tokens=min(written, prompt),
         reasoning_tokens=reasoning,
     )
 

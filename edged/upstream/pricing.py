@@ -2,12 +2,18 @@
 
 A price in dollars per million tokens is the same number in micro-dollars per token, so no float touches the money:
 prices are read as the decimals the operator wrote. A provider's own cost figure travels in ``Chunk.cost_uusd``; this
-table gives the second opinion, and the only one where the provider names none.
+table gives the second opinion, and the only one where the provider names none. Of a usage
+
+    cost = (prompt - cached - cache_write) * input + cached * cached_input + cache_write * cache_write
+         + completion * output
+
+reasoning tokens are a part of the completion and cost what it costs.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
 from edged.config import UpstreamConfig, UpstreamModelConfig
@@ -19,6 +25,8 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _LETTERS_PER_TOKEN = 3
 _OTHER_BYTES_PER_TOKEN = 2
 _TOKENS_PER_MESSAGE = 8
+_CACHE_WRITE_FACTOR = Decimal("1.25")
+"""What a provider that counts cache writes apart asks for them, in input tokens, where the config does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +36,23 @@ class Price:
     input: Decimal
     output: Decimal
     cached_input: Decimal
+    cache_write: Decimal
 
     @classmethod
     def of(cls, model: UpstreamModelConfig) -> "Price":
-        """The configured price; without a cached price, cached tokens cost what any input costs."""
-        cached = model.cached_input_usd_per_mtok
+        """The configured price; without a price of their own cached tokens cost what any input costs."""
         full = _decimal(model.input_usd_per_mtok)
-        return cls(full, _decimal(model.output_usd_per_mtok), full if cached is None else _decimal(cached))
+        cached, write = model.cached_input_usd_per_mtok, model.cache_write_usd_per_mtok
+        return cls(
+            input=full,
+            output=_decimal(model.output_usd_per_mtok),
+            cached_input=full if cached is None else _decimal(cached),
+            cache_write=full * _CACHE_WRITE_FACTOR if write is None else _decimal(write),
+        )
 
-    @property
-    def dearest_input(self) -> Decimal:
-        """A cache write may cost more than a plain input token."""
-        return max(self.input, self.cached_input)
+    def dearest_input(self, *, writes_caches: bool) -> Decimal:
+        """The most an input token can cost; a cache write may cost more than a plain one."""
+        return max(self.input, self.cached_input, self.cache_write if writes_caches else self.input)
 
 
 class PriceTable:
@@ -47,6 +60,7 @@ class PriceTable:
 
     def __init__(self, upstreams: Sequence[UpstreamConfig]) -> None:
         self._prices = {(u.name, m.name): Price.of(m) for u in upstreams for m in u.models}
+        self._writes_caches = {(u.name, m.name): _writes_caches(u, m) for u in upstreams for m in u.models}
 
     def __repr__(self) -> str:
         return f"PriceTable(models={len(self._prices)})"
@@ -58,8 +72,10 @@ class PriceTable:
         """
         price = self._price(upstream, model)
         cached = min(usage.cached_tokens, usage.prompt_tokens)
-        fresh = usage.prompt_tokens - cached
-        return _ceil(fresh * price.input + cached * price.cached_input + usage.completion_tokens * price.output)
+        written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
+        fresh = usage.prompt_tokens - cached - written
+        prompt = fresh * price.input + cached * price.cached_input + written * price.cache_write
+        return _ceil(prompt + usage.completion_tokens * price.output)
 
     def worst_case_uusd(self, upstream: str, model: str, *, prompt_tokens: int, max_tokens: int, n: int = 1) -> int:
         """The most a call can cost: no cache hit, every choice as long as allowed. What a budget reserves.
@@ -67,13 +83,28 @@ class PriceTable:
         Raises: ModelNotFound.
         """
         price = self._price(upstream, model)
-        return _ceil(prompt_tokens * price.dearest_input + n * max_tokens * price.output)
+        dearest = price.dearest_input(writes_caches=self._writes_caches[upstream, model])
+        return _ceil(prompt_tokens * dearest + n * max_tokens * price.output)
 
     def _price(self, upstream: str, model: str) -> Price:
         try:
             return self._prices[upstream, model]
         except KeyError:
             raise ModelNotFound(f'no price is known for "{upstream}/{model}"', param="model") from None
+
+
+def _writes_caches(upstream: UpstreamConfig, model: UpstreamModelConfig) -> bool:
+    """Whether answers may count cache writes apart: where a price is named for them, and with Anthropic's API."""
+    return upstream.kind == "anthropic" or model.cache_write_usd_per_mtok is not None
+
+
+def stale_prices(upstreams: Sequence[UpstreamConfig], *, today: date, after_days: int) -> Iterator[tuple[str, int]]:
+    """``UPSTREAM/model`` and the age in days of every price that was read longer ago than that."""
+    for upstream in upstreams:
+        for model in upstream.models:
+            age_days = 0 if model.prices_as_of is None else (today - model.prices_as_of).days
+            if age_days > after_days:
+                yield f"{upstream.name}/{model.name}", age_days
 
 
 def usd_to_uusd(amount: float) -> int:
