@@ -51,7 +51,8 @@ class Record:
     """The one honest line a request leaves in the ledger. ``received_at`` is Unix time and only a label.
 
     ``ttft_s`` and ``total_s`` count from receipt; ``ttft_s`` is when a stream's first token was sent, or when the
-    author of a whole answer had its first one.
+    author of a whole answer had its first one. ``redacted`` counts the values of each kind that were replaced before an
+    upstream saw the request; None where none saw it redacted.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Record:
     attempts: tuple[Attempt, ...] = ()
     decisions: tuple[Decision, ...] = ()
     error: str | None = None
+    redacted: tuple[tuple[str, int], ...] | None = None
     prompt_text: str | None = None
     answer_text: str | None = None
 

@@ -14,14 +14,17 @@ from edged.dispatch.local import Commit, nothing
 from edged.dispatch.money import Money, limited
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.dispatch.upstreams import Upstreams
+from edged.dispatch.veil import Veil, restored
 from edged.errors import (
     EdgedError,
     InvalidRequest,
     ParameterRefused,
+    Unsupported,
     UpstreamError,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from edged.privacy.rewrite import Redacted
 from edged.routing.policy import Terms
 from edged.upstream.client import UpstreamClient
 
@@ -41,8 +44,11 @@ class CloudFailure:
 class Cloud:
     """The upstreams, how they are, and the money that calls to them cost."""
 
-    def __init__(self, client: UpstreamClient, money: Money, *, retries: RetriesConfig | None = None) -> None:
+    def __init__(
+        self, client: UpstreamClient, money: Money, *, retries: RetriesConfig | None = None, veil: Veil | None = None
+    ) -> None:
         self._client = client
+        self._veil = veil
         self.money = money
         self.upstreams = Upstreams(client, retries=retries)
 
@@ -97,9 +103,13 @@ class Cloud:
 
     async def _one(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> Commit | CloudFailure:
         """One call within money and deadline; what it says of the upstream is noted."""
+        try:
+            redacted = await self._redacted(trace, name)
+        except Unsupported as exc:  # nobody but the box may see it then
+            return CloudFailure(Reason.PRIVATE, exc)
         call = self.upstreams.begin(name)
         try:
-            attempt = await self._reserved(trace, route, name, allowed)
+            attempt = await self._reserved(trace, route, name, allowed, redacted)
             if isinstance(attempt, EdgedError):
                 self.upstreams.drop(call)
                 return CloudFailure(Reason.BUDGET_EXHAUSTED, attempt)
@@ -114,14 +124,27 @@ class Cloud:
         self.money.settle(trace)
         return CloudFailure(Reason.CLOUD_UNAVAILABLE, outcome, called=attempt in trace.attempts)
 
-    async def _reserved(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> AttemptTrace | EdgedError:
+    async def _redacted(self, trace: Trace, name: str) -> Redacted | None:
+        """What this upstream may see of the request in its place; None where it may see all of it.
+
+        Raises: Unsupported where that cannot be made.
+        """
+        if self._veil is None or not self._veil.is_needed(trace.request, name):
+            return None
+        if trace.redacted is None:
+            trace.redacted = await self._veil.over(trace.request)
+        return trace.redacted
+
+    async def _reserved(
+        self, trace: Trace, route: RouteConfig, name: str, allowed: Terms, redacted: Redacted | None
+    ) -> AttemptTrace | EdgedError:
         """An attempt whose worst case is set aside; why not, where there is no money for it."""
-        hold = await self.money.reserve(trace, route, name, allowed)
+        hold = await self.money.reserve(trace, route, name, allowed, sent=redacted.request if redacted else None)
         if isinstance(hold, EdgedError):
             return hold
         upstream, _, model = name.partition("/")
         attempt = trace.attempt(Target.CLOUD, backend=upstream, model=model)
-        attempt.hold = hold
+        attempt.hold, attempt.redacted = hold, redacted
         return attempt
 
     def close(self, trace: Trace) -> None:
@@ -143,7 +166,10 @@ class Cloud:
 
     async def _first_token(self, trace: Trace, attempt: AttemptTrace) -> Commit | EdgedError:
         """Wait for the first token of one upstream, or for all of them."""
-        stream = self._client.stream(limited(trace.request, attempt), attempt.backend, attempt.model)
+        request = limited(attempt.sent(trace.request), attempt)
+        stream = self._client.stream(request, attempt.backend, attempt.model)
+        if attempt.redacted is not None:
+            stream = restored(stream, attempt.redacted)
         held: list[Chunk] = []
         try:
             async for chunk in stream:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Protocol
 
 from edged.config import Config, RouteConfig, UpstreamModelConfig
@@ -83,6 +83,7 @@ class Money:
         self._promises = 0
         self._run = f"{time.time_ns():x}"
         self.budgets = Budgets(_limits(config))
+        self._warn_of_old_prices(config)
         self._days = self._days_from(kept, utc_date if config.budget.day_starts == "utc" else _local_date)
 
     def __repr__(self) -> str:
@@ -93,13 +94,15 @@ class Money:
         self._look()
         return self.budgets.snapshot()
 
-    async def reserve(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> Hold | EdgedError:
+    async def reserve(
+        self, trace: Trace, route: RouteConfig, name: str, allowed: Terms, *, sent: Request | None = None
+    ) -> Hold | EdgedError:
         """Set the worst case of this call aside, in every budget or in none; else the error that says why not.
 
         Where a limit applies, the promise is on disk before this returns.
         """
         self._look()
-        hold = self._hold(trace.request, route, name)
+        hold = self._hold(sent or trace.request, route, name)
         if allowed.max_cost_uusd is not None and hold.amount_uusd > allowed.max_cost_uusd:
             return BudgetExhausted("edged.max_cost_usd does not allow this call", param="edged.max_cost_usd")
         limited = self.budgets.is_limited(hold.accounts)
@@ -124,6 +127,12 @@ class Money:
         if attempt.hold is not None and not attempt.settled:
             self._close(attempt.hold, attempt.cost_uusd or 0, estimated=attempt.cost_estimated)
         attempt.settled = True
+
+    def _warn_of_old_prices(self, config: Config) -> None:
+        today = datetime.fromtimestamp(self._clocks.wall_s(), UTC).date()
+        after_days = config.budget.prices_stale_after_days
+        for name, age_days in pricing.stale_prices(config.upstreams, today=today, after_days=after_days):
+            log.warning("model=%s prices were read %d days ago: spend and budgets may be wrong", name, age_days)
 
     # -- before the call ---------------------------------------------------------------------------------------------
 
@@ -190,7 +199,7 @@ class Money:
 
         A provider's zero is not believed where tokens have a price.
         """
-        attempt.usage = _usage(trace.request, attempt)
+        attempt.usage = _usage(attempt.sent(trace.request), attempt)
         computed_uusd = self._prices.cost_uusd(attempt.backend, attempt.model, attempt.usage)
         attempt.computed_cost_uusd = computed_uusd
         attempt.cost_uusd = attempt.provider_cost_uusd or computed_uusd

@@ -9,7 +9,6 @@ from edged.core import (
     Attempt,
     Chat,
     Chunk,
-    Clearance,
     Decision,
     FinishReason,
     Locality,
@@ -24,6 +23,7 @@ from edged.core import (
     ToolCallDelta,
     Usage,
 )
+from edged.privacy.rewrite import Redacted
 from edged.routing.budget import Hold
 
 
@@ -76,12 +76,17 @@ class AttemptTrace:
     outcome: Outcome | None = None
     error: str | None = None
     dropped_parameters: tuple[str, ...] = ()
+    redacted: Redacted | None = None
 
     def __post_init__(self) -> None:
         self.tokens = tuple([] for _ in range(self.choices))
         self.texts = tuple([] for _ in range(self.choices))
         self.calls = tuple([] for _ in range(self.choices))
         self.finishes = [None] * self.choices
+
+    def sent(self, request: Request) -> Request:
+        """The request as the backend was given it."""
+        return self.redacted.request if self.redacted else request
 
     def see(self, chunk: Chunk) -> None:
         """Account for one chunk."""
@@ -119,8 +124,10 @@ class AttemptTrace:
 
     @property
     def all_text(self) -> str:
+        """All that the backend said, as it said it: what it is paid for."""
         calls = "".join(str(call) for calls in self.calls for call in calls)
-        return "".join("".join(texts) for texts in self.texts) + calls
+        text = "".join("".join(texts) for texts in self.texts) + calls
+        return self.redacted.vault.hide(text) if self.redacted else text
 
     @property
     def has_content(self) -> bool:
@@ -158,6 +165,7 @@ class Trace:
     """Everything known of one request. ``reason`` is that of the latest decision.
 
     ``engine_ids`` are the names under which engines may hold work for it; ``load_s`` is how long it waited for a load.
+    ``locality`` is the label that held in the end; ``redacted`` what a stranger may see instead of the request.
     """
 
     def __init__(self, request: Request, *, received_at: float) -> None:
@@ -171,6 +179,8 @@ class Trace:
         self.reason = Reason.NO_ROUTE
         self.engine_ids = [request.id]
         self.load_s = 0.0
+        self.locality = request.limits.locality
+        self.redacted: Redacted | None = None
 
     def __repr__(self) -> str:
         return f"Trace({self.request.id}, {self.reason}, attempts={len(self.attempts)})"
@@ -216,6 +226,17 @@ class Trace:
             seen_s = self.author.first_token_s or seen_s
         return None if seen_s is None else seen_s - self.request.received_s
 
+    @property
+    def _may_keep_text(self) -> bool:
+        """What is hidden from the cloud is not laid down in a file either."""
+        return self.locality is not Locality.REDACT
+
+    def _counts(self) -> tuple[tuple[str, int], ...] | None:
+        """How many values of each kind were replaced; None where no upstream was given a redacted request."""
+        if self.redacted is None or all(attempt.redacted is None for attempt in self.attempts):
+            return None
+        return tuple(sorted(self.redacted.counts.items()))
+
     def record(self, status: Status, *, error: str | None = None) -> Record:
         """The one record; may be asked for before the end, it changes nothing."""
         request, author = self.request, self.author
@@ -232,7 +253,7 @@ class Trace:
             served_model=author.public_name if author else None,
             tenant=request.tenant,
             task=request.limits.task,
-            locality=_label(request),
+            locality=self.locality,
             stream=request.stream,
             confidence=self.confidence,
             predicted_ttft_s=predicted[-1] if predicted else None,
@@ -242,15 +263,10 @@ class Trace:
             attempts=tuple(attempt.freeze(request.received_s) for attempt in self.attempts),
             decisions=tuple(self.decisions),
             error=error,
-            prompt_text=_prompt_text(request),
-            answer_text=author.text if author else None,
+            redacted=self._counts(),
+            prompt_text=_prompt_text(request) if self._may_keep_text else None,
+            answer_text=author.text if author and self._may_keep_text else None,
         )
-
-
-def _label(request: Request) -> Locality:
-    """What held in the end: the strictest label, else whom the request was for."""
-    label = request.clearance.label
-    return request.limits.locality if label is Locality.ANY or request.clearance == Clearance() else label
 
 
 def _prompt_text(request: Request) -> str:

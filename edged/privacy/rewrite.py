@@ -225,7 +225,7 @@ def _optional(text: str | None, rewrite: Rewrite) -> str | None:
 
 
 def _refuse_unknown(noun: Any) -> None:
-    known = _REWRITTEN[type(noun)] | _NO_TEXT[type(noun)]
+    known = _REWRITTEN.get(type(noun), frozenset()) | _NO_TEXT.get(type(noun), frozenset())
     for field in fields(noun):
         if field.name not in known and getattr(noun, field.name):
             what = (

@@ -40,6 +40,12 @@ class Vault:
     def value(self, token: str) -> str | None:
         return self._values.get(token.upper())
 
+    def hide(self, text: str) -> str:
+        """A text with the placeholders in place of their values again."""
+        for (_, value), token in sorted(self._tokens.items(), key=lambda item: -len(item[0][1])):
+            text = text.replace(value, placeholder(token))
+        return text
+
     @property
     def counts(self) -> Mapping[str, int]:
         """How many different values of each kind were replaced."""

@@ -53,6 +53,11 @@ class Terms:
     max_cost_uusd: int | None = None
 
     @property
+    def label(self) -> Locality:
+        """What the record says: who may see the request before who answers it."""
+        return self.locality if self.clearance.label is Locality.ANY else self.clearance.label
+
+    @property
     def may_escalate(self) -> bool:
         return self.has_cloud and self.locality is not Locality.CLOUD_ONLY and not self.is_kept_here
 
