@@ -8,8 +8,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from edged.cli.audit import sentence
 from edged.cli.reading import command, console, ledger_path, printable, since
-from edged.ledger import By, Split, split
+from edged.ledger import By, Split, audits, split
 from edged.ledger.story import dollars, seconds
 
 
@@ -37,8 +38,9 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the split of the window asked for."""
     result = split(ledger_path(args), since_s=args.since, by=By(args.by) if args.by else None)
+    compared = audits(ledger_path(args), since_s=args.since)
     if args.json:
-        print(json.dumps(result.as_json()))
+        print(json.dumps(result.as_json() | {"audits": compared.as_json()}))
         return
     out = console()
     tables = [_fates(result), _reasons(result)]
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
         out.print(table)
         out.print()
     out.print(_cost(result))
+    if compared.audited:
+        out.print(sentence(compared))
 
 
 def _table(*columns: str) -> Table:

@@ -5,6 +5,7 @@ integer number of micro-dollars (``_uusd``). See the vocabulary in ARCHITECTURE.
 """
 
 from edged.core.answer import Backend, Chunk, Timings, Token, ToolCallDelta, Usage
+from edged.core.audit import Audit
 from edged.core.clearance import Clearance, strictest
 from edged.core.image import IMAGE_MARK, Image
 from edged.core.money import BudgetSnapshot, DayMark, KeptMoney, Reservation, Scope
@@ -30,6 +31,7 @@ __all__ = [
     "IMAGE_MARK",
     "OFFLINE",
     "Attempt",
+    "Audit",
     "Backend",
     "BudgetSnapshot",
     "Chat",

@@ -80,12 +80,13 @@ class FinishReason(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one attempt."""
+    """What became of one attempt; AUDITED: asked for comparison after another answer was served."""
 
     SERVED = "served"
     DISCARDED = "discarded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    AUDITED = "audited"
 
 
 class Status(StrEnum):

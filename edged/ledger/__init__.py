@@ -1,11 +1,14 @@
 """The ledger: one honest row per request in SQLite, written by one thread, and the questions asked of it."""
 
+from edged.ledger.audits import Agreed, Audits, audits
 from edged.ledger.queries import NoLedger, after, find, last_seq, spent_uusd_since, tail
 from edged.ledger.story import story
 from edged.ledger.summary import By, Percentiles, Split, Tokens, split
 from edged.ledger.writer import Ledger, LedgerStats, Tuning
 
 __all__ = [
+    "Agreed",
+    "Audits",
     "By",
     "Ledger",
     "LedgerStats",
@@ -15,6 +18,7 @@ __all__ = [
     "Tokens",
     "Tuning",
     "after",
+    "audits",
     "find",
     "last_seq",
     "spent_uusd_since",

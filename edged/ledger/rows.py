@@ -8,7 +8,7 @@ import math
 import sqlite3
 from collections.abc import Sequence
 
-from edged.core import Attempt, Decision, Locality, Outcome, Reason, Record, Status, Target, Timings, Usage
+from edged.core import Attempt, Audit, Decision, Locality, Outcome, Reason, Record, Status, Target, Timings, Usage
 
 Row = dict[str, str | int | float | None]
 
@@ -87,6 +87,18 @@ def decision_row(decision: Decision, n: int) -> Row:
         "predicted_ttft_s": _optional_real(decision.predicted_ttft_s),
         "confidence": _optional_real(decision.confidence),
         "threshold": _optional_real(decision.threshold),
+    }
+
+
+def audit_row(audit: Audit) -> Row:
+    """The row of ``audits``, still without its ``seq``."""
+    return {
+        "at": _real(audit.at),
+        "measure": _optional_text(audit.measure),
+        "agreed": None if audit.agreed is None else int(audit.agreed),
+        "score": _optional_real(audit.score),
+        "cost_uusd": _whole(audit.cost_uusd),
+        "error": _optional_text(audit.error, ERROR_CHARS),
     }
 
 

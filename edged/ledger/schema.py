@@ -4,12 +4,13 @@
 ``seq``. ``seq`` only ever grows; ``received_at`` is a wall-clock label; ``clock_s`` is how long the ledger had been
 running in all when the row was written: it never runs ahead of true time, so it can be trusted where a label cannot.
 ``reservations`` holds calls under way, ``spending`` what each budget stands at per day, ``budget_day`` the current day.
+``audits`` holds what a comparison of a request's answer gave; the calls it took are further attempts of the request.
 """
 
 import sqlite3
 
 APPLICATION_ID = 0x45444744  # "EDGD", bytes 68-71 of the file
-VERSION = 3
+VERSION = 4
 DAWN = 1_704_067_200.0  # 2024-01-01: a label before it was written by a clock that was not yet set
 
 _VERSION_1 = (
@@ -120,11 +121,24 @@ _MONEY = (
     "ALTER TABLE attempts ADD COLUMN computed_cost_uusd INTEGER",
 )
 
+_AUDITS = """
+    CREATE TABLE audits (
+        seq INTEGER PRIMARY KEY REFERENCES requests (seq) ON DELETE CASCADE,
+        at REAL NOT NULL,
+        measure TEXT,
+        agreed INTEGER,
+        score REAL,
+        cost_uusd INTEGER NOT NULL,
+        error TEXT
+    )
+    """
+
 # Statements that lead from the version they stand under to the next one; a released entry is never edited.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     0: _VERSION_1,
     1: ("ALTER TABLE requests ADD COLUMN load_s REAL NOT NULL DEFAULT 0",),
     2: _MONEY,
+    3: (_AUDITS,),
 }
 
 

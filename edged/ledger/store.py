@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edged.core import Record
+from edged.core import Audit, Record
 from edged.ledger import money
+from edged.ledger.audits import insert_audit
 from edged.ledger.files import create_private, identity, is_corruption, set_aside, size_bytes
 from edged.ledger.money import Notes
 from edged.ledger.rows import Row, attempt_row, decision_row, request_row
@@ -136,7 +137,7 @@ class Store:
         if connection is not None:
             connection.close()
 
-    def write(self, records: Sequence[Record], notes: Notes | None = None) -> Written:
+    def write(self, records: Sequence[Record | Audit], notes: Notes | None = None) -> Written:
         """Add records and notes of money in one transaction; a record whose id is there already is left as it is."""
         connection = self._ready_connection()
         self._bound_wal(connection)
@@ -235,11 +236,14 @@ DELETE FROM requests WHERE seq IN (
 """
 
 
-def _insert(connection: sqlite3.Connection, records: Sequence[Record], clock_s: float) -> Written:
+def _insert(connection: sqlite3.Connection, records: Sequence[Record | Audit], clock_s: float) -> Written:
     new = refused = 0
     attempts: list[Row] = []
     decisions: list[Row] = []
+    audits = [record for record in records if isinstance(record, Audit)]
     for record in records:
+        if isinstance(record, Audit):
+            continue
         try:
             row = request_row(record, clock_s)
             own_attempts = [attempt_row(attempt, n) for n, attempt in enumerate(record.attempts)]
@@ -256,6 +260,10 @@ def _insert(connection: sqlite3.Connection, records: Sequence[Record], clock_s: 
         decisions += (one | {"seq": cursor.lastrowid} for one in own_decisions)
     _insert_all(connection, "attempts", attempts)
     _insert_all(connection, "decisions", decisions)
+    for audit in audits:
+        rows = insert_audit(connection, audit)
+        refused += not rows
+        _insert_all(connection, "attempts", rows)
     return Written(new, refused)
 
 

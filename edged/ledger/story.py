@@ -16,6 +16,7 @@ _OUTCOMES = {
     Outcome.DISCARDED: "thrown away",
     Outcome.FAILED: "failed",
     Outcome.CANCELLED: "cancelled",
+    Outcome.AUDITED: "asked for comparison",
 }
 
 

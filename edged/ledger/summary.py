@@ -106,7 +106,7 @@ FROM requests WHERE {IN_WINDOW} GROUP BY 1, 2, 3
 """  # noqa: S608 - constants
 
 _TOKENS = f"""
-SELECT key, CASE WHEN outcome <> 'served' THEN 'discarded' ELSE target END AS kind,
+SELECT key, CASE outcome WHEN 'served' THEN target WHEN 'audited' THEN outcome ELSE 'discarded' END AS kind,
     sum(completion_tokens) AS tokens, sum(cost_uusd * cost_estimated) AS estimated_uusd
 FROM (SELECT seq, {{key}} AS key FROM requests WHERE {IN_WINDOW}) JOIN attempts USING (seq) GROUP BY 1, 2
 """  # noqa: S608 - constants

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from edged.core import BudgetSnapshot, DayMark, KeptMoney, Record, Reservation
+from edged.core import Audit, BudgetSnapshot, DayMark, KeptMoney, Record, Reservation
 from edged.errors import LedgerError
 from edged.ledger.files import create_private, is_corruption
 from edged.ledger.money import Notes, kept_money, opened, standing
@@ -71,7 +71,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)  # the writer waits on it
         self._moved = threading.Condition(self._lock)  # flush waits on it
-        self._queue: deque[Record] = deque()
+        self._queue: deque[Record | Audit] = deque()
         self._queue_bytes = 0
         self._notes = Notes()
         self._in_flight = 0
@@ -129,7 +129,13 @@ class Ledger:
 
     def append(self, record: Record) -> None:
         """Take the record and return; callable from any thread and from the event loop."""
-        kept = record if self._store_text else replace(record, prompt_text=None, answer_text=None)
+        self._take(record if self._store_text else replace(record, prompt_text=None, answer_text=None))
+
+    def append_audit(self, audit: Audit) -> None:
+        """Take an audit, behind the record of its request; as ``append``."""
+        self._take(audit)
+
+    def _take(self, kept: Record | Audit) -> None:
         with self._lock:
             self._appended += 1
             if self._closing:
@@ -238,7 +244,7 @@ class Ledger:
             self._maintain()
         self._finish()
 
-    def _next_batch(self) -> tuple[list[Record], Notes]:
+    def _next_batch(self) -> tuple[list[Record | Audit], Notes]:
         """Wait for a row, then a little longer for its neighbours; empty when only maintenance is due."""
         tuning = self._tuning
         with self._lock:
@@ -259,7 +265,7 @@ class Ledger:
             return 0
         return max(0.0, min(self._expire_due_s, self._checkpoint_due_s) - time.monotonic())
 
-    def _write(self, batch: list[Record], notes: Notes) -> None:
+    def _write(self, batch: list[Record | Audit], notes: Notes) -> None:
         if not batch and not notes and self._error is None:
             return
         try:
@@ -271,7 +277,7 @@ class Ledger:
             self._settle(len(batch) + notes.count, written)
             notes.tell(kept=True)
 
-    def _put_back(self, batch: list[Record], exc: Exception, notes: Notes) -> None:
+    def _put_back(self, batch: list[Record | Audit], exc: Exception, notes: Notes) -> None:
         error = f"{type(exc).__name__}: {exc}"
         if self._error != error:
             log.warning("ledger degraded, rows wait in memory: error=%r", error)
@@ -353,5 +359,7 @@ class Ledger:
         self._store.close()
 
 
-def _weight_bytes(record: Record) -> int:
+def _weight_bytes(record: Record | Audit) -> int:
+    if isinstance(record, Audit):
+        return _RECORD_BYTES
     return _RECORD_BYTES + len(record.prompt_text or "") + len(record.answer_text or "")

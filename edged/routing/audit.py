@@ -46,7 +46,7 @@ class Said:
 def is_sampled(request_id: str, *, share: float, seed: int = 0) -> bool:
     """Whether a request belongs to the audited share: the same id and seed always give the same answer."""
     digest = hashlib.blake2b(f"{seed}:{request_id}".encode(), digest_size=_DIGEST_BYTES).digest()
-    return int.from_bytes(digest, "big") < share * 2 ** (8 * _DIGEST_BYTES)
+    return int.from_bytes(digest, "big") < share * 2.0 ** (8 * _DIGEST_BYTES)
 
 
 def compare(local: Said, cloud: Said, *, is_json: bool, is_exact: bool) -> Agreement:

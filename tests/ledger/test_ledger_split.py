@@ -66,6 +66,8 @@ def percentiles(records: list[Record], side: str) -> Percentiles:
 def tokens(all_attempts: list[Attempt]) -> Tokens:
     counted: Counter[str] = Counter()
     for attempt in all_attempts:
+        if attempt.outcome is Outcome.AUDITED:
+            continue  # asked for comparison, neither served nor thrown away
         kind = str(attempt.target) if attempt.outcome is Outcome.SERVED else "discarded"
         counted[kind] += attempt.usage.completion_tokens
     return Tokens(**counted)
