@@ -13,9 +13,11 @@ from aiohttp import web
 from edged import catalogue
 from edged.config import Config, ModelConfig, named_secrets, resolve_secret
 from edged.core import EngineSnapshot, KeptMoney
+from edged.dispatch.audit import Auditor
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
 from edged.dispatch.money import Money
+from edged.dispatch.veil import Veil
 from edged.engine.cores import CoreBudget, usable_cores
 from edged.engine.host import Engine
 from edged.engine.residency import Residency
@@ -80,16 +82,21 @@ class Daemon:
             stack.push_async_callback(asyncio.to_thread, self.ledger.close, _FLUSH_S)
             self.client = UpstreamClient(config.upstreams)
             money = Money(config, journal=self.ledger, kept=await asyncio.to_thread(self._kept_money))
-            self.cloud = Cloud(self.client, money, retries=config.upstream_retries)
+            veil = Veil(config)
+            veil.check()
+            self.cloud = Cloud(self.client, money, retries=config.upstream_retries, veil=veil)
             sinks = (self.ledger.append, self.metrics.observe)
-            self.dispatcher = Dispatcher(config, engines=self.engines, cloud=self.cloud, sinks=sinks)
+            auditor = Auditor(self.cloud, self.ledger.append_audit)
+            self.dispatcher = Dispatcher(config, engines=self.engines, cloud=self.cloud, sinks=sinks, auditor=auditor)
             self.metrics.watch(self._snapshots, self._gauges, self.cloud.upstreams.states)
+            self.metrics.watch_budgets(money.snapshot)
             runner = self._runner()
             await runner.setup()
             # Taken down in the reverse order: streams end with an error from their source before their sockets go.
             stack.push_async_callback(runner.cleanup)
             await self.client.start()
             stack.push_async_callback(self.client.close)
+            stack.push_async_callback(auditor.close)
             self._site = web.TCPSite(runner, config.server.host, config.server.port, backlog=128)
             await self._site.start()  # before any worker: a port that is taken ends the start here
             for engine in self.engines.values():

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edged.core import EngineSnapshot, EngineState, Outcome, Record
+from edged.core import BudgetSnapshot, EngineSnapshot, EngineState, Outcome, Record
 
 _LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
 _LOADED = (EngineState.LOADING, EngineState.READY)
@@ -77,6 +77,10 @@ class Metrics:
         """Read these when scraped: per model, single numbers by metric name, and states by ``UPSTREAM/model``."""
         self.registry.register(_Live(engines, gauges, upstreams))
 
+    def watch_budgets(self, budgets: Callable[[], Iterable[BudgetSnapshot]]) -> None:
+        """Read these when scraped: what every budget's day stands at."""
+        self.registry.register(_Budgets(budgets))
+
     def render(self) -> bytes:
         """The text exposition format, version 0.0.4."""
         return generate_latest(self.registry)
@@ -109,6 +113,29 @@ class _Live(Collector):
         yield states
         for name, value in self._gauges().items():
             yield GaugeMetricFamily(name, name.replace("_", " "), value=value)
+
+
+class _Budgets(Collector):
+    def __init__(self, budgets: Callable[[], Iterable[BudgetSnapshot]]) -> None:
+        self._budgets = budgets
+
+    def collect(self) -> Iterable[Metric]:
+        budgets = tuple(self._budgets())
+        yield _per_budget("spent", "Spent today", budgets, lambda b: b.spent_uusd)
+        yield _per_budget("estimated", "Part of today's spend that is an estimate", budgets, lambda b: b.estimated_uusd)
+        yield _per_budget("reserved", "Set aside for calls under way", budgets, lambda b: b.reserved_uusd)
+        yield _per_budget("limit", "May be spent a day; absent without a limit", budgets, lambda b: b.limit_uusd)
+        yield _per_budget("remaining", "Left of today's limit", budgets, lambda b: b.remaining_uusd)
+
+
+def _per_budget(
+    what: str, help_text: str, budgets: Iterable[BudgetSnapshot], read: Callable[[BudgetSnapshot], int | None]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"edged_budget_{what}_usd", f"{help_text}, in dollars", labels=["scope", "name"])
+    for budget in budgets:
+        if (value := read(budget)) is not None:
+            family.add_metric([budget.scope.value, budget.name], value / _USD)
+    return family
 
 
 def _per_model(

@@ -3,15 +3,17 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 
-from edged.config import Config, ModelConfig, RouteConfig, UpstreamConfig, resolve_secret
+from edged.config import Config, ModelConfig, RouteConfig, SpendingConfig, UpstreamConfig, resolve_secret
 from edged.errors import CatalogueError, ConfigError
 from edged.toml_index import Location
+from edged.upstream.pricing import stale_prices
 
 _GIB = 1 << 30
 
@@ -40,7 +42,7 @@ def effects(config: Config) -> Iterator[Effect]:
     for number, upstream in enumerate(config.upstreams):
         yield from _upstream(upstream, ("upstream", number), config)
     for number, route in enumerate(config.routes):
-        yield from _route(route, ("route", number))
+        yield from _route(route, ("route", number), everybody=config.budget)
     yield from _shape(config)
 
 
@@ -143,9 +145,18 @@ def _upstream(upstream: UpstreamConfig, at: Location, config: Config) -> Iterato
     for number, model in enumerate(upstream.models):
         if model.input_usd_per_mtok == 0 or model.output_usd_per_mtok == 0:
             yield _warning((*at, "model", number), f'"{model.name}" has a price of 0: no budget ever stops it')
+    yield from _old_prices(upstream, at, config.budget.prices_stale_after_days)
     used = {name for route in config.routes for name in route.cloud}
     if not any(f"{upstream.name}/{model.name}" in used for model in upstream.models):
         yield _warning(at, f'no route has "{upstream.name}/..." in its cloud list: only requests that name it reach it')
+
+
+def _old_prices(upstream: UpstreamConfig, at: Location, after_days: int) -> Iterator[Effect]:
+    old = dict(stale_prices([upstream], today=datetime.now(UTC).date(), after_days=after_days))
+    for number, model in enumerate(upstream.models):
+        if (age_days := old.get(f"{upstream.name}/{model.name}")) is not None:
+            message = f"read {age_days} days ago: spend and budgets may be wrong (a warning after {after_days} days)"
+            yield _warning((*at, "model", number, "prices_as_of"), message)
 
 
 def _is_clear_text(url: str) -> bool:
@@ -167,11 +178,11 @@ def _secret(reference: str, at: Location) -> Iterator[Effect]:
         yield _warning(at, f"{rest} can be read by other users: chmod 600 {rest}")
 
 
-def _route(route: RouteConfig, at: Location) -> Iterator[Effect]:
+def _route(route: RouteConfig, at: Location, *, everybody: SpendingConfig) -> Iterator[Effect]:
     if not route.cloud:
         return
     match route.budget.usd_per_day:
-        case None:
+        case None if everybody.usd_per_day is None:
             yield _warning((*at, "budget"), f'route "{route.name}" may spend without limit: set budget.usd_per_day')
         case 0:
             yield _warning((*at, "budget", "usd_per_day"), f'0: route "{route.name}" never asks its cloud')

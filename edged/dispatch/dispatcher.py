@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from edged.config import Config, RouteConfig
 from edged.core import Chunk, Decision, EngineState, Locality, Outcome, Reason, Record, Request, Status, Target
 from edged.core.texts import TextsRequest, Vectors
+from edged.dispatch.audit import Auditor
 from edged.dispatch.cloud import Cloud, CloudFailure
 from edged.dispatch.embedding import check_purpose, embed_local
 from edged.dispatch.hedge import Hedging
 from edged.dispatch.local import Commit, Deferral, check_finished, observation, resume_local
+from edged.dispatch.money import Money
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.dispatch.upstreams import Upstreams
 from edged.engine.host import Engine
@@ -117,13 +119,20 @@ class Dispatcher:
     """Owns what is in flight. Every accepted request leaves exactly one record in every sink."""
 
     def __init__(
-        self, config: Config, *, engines: Mapping[str, Engine], cloud: Cloud, sinks: Sequence[RecordSink] = ()
+        self,
+        config: Config,
+        *,
+        engines: Mapping[str, Engine],
+        cloud: Cloud,
+        sinks: Sequence[RecordSink] = (),
+        auditor: Auditor | None = None,
     ) -> None:
         self._config = config
         self._engines = engines
         self._cloud = cloud
         self._hedging = Hedging(config, cloud)
         self._sinks = tuple(sinks)
+        self._auditor = auditor
         self.draining = False
         self.in_flight = 0
         self.idle = asyncio.Event()
@@ -133,6 +142,10 @@ class Dispatcher:
         return (
             f"Dispatcher(in_flight={self.in_flight}, draining={self.draining}, engines={list(self._engines.values())})"
         )
+
+    @property
+    def money(self) -> Money:
+        return self._cloud.money
 
     @property
     def upstreams(self) -> Upstreams:
@@ -151,6 +164,8 @@ class Dispatcher:
             trace.author = commit.attempt
             async with aclosing(commit.rest):
                 yield Answer(trace, commit, allowed, settle=self._cloud.money.settle)
+        if self._auditor is not None:
+            self._auditor.offer(trace, route, allowed)
 
     @asynccontextmanager
     async def embed(self, request: TextsRequest) -> AsyncIterator[Embeddings]:
@@ -185,6 +200,7 @@ class Dispatcher:
         trace.route = route.name
         label = key.locality if key else Locality.ANY
         allowed = policy.terms(route, request, key=label, trust_of=self._config.trust_of)
+        trace.locality = allowed.label
         is_background = route.priority == "background"
         trace.request = replace(request, background=is_background, clearance=allowed.clearance)
         return route, allowed
