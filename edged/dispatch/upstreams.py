@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 
 PROBE_EVERY_S = (1.5, 2.5)
 """While anything is unreachable; drawn anew each time, so that many boxes do not knock in step."""
-SLOW_S = 1.5
-"""A call this old without a first token makes us wonder whether the way there is still open."""
+_WONDER_SHARE = 1 / 3
+"""Of the connect time-out: a call without a first token by then makes us wonder whether the way is open, and probes know,
+of every upstream, before the call gives up."""
 _HEARD_S = 5.0
 _RETRY_S = 5.0
 
@@ -47,6 +48,7 @@ class _Target:
     breaker: Breaker
     access: Breaker
     key: Breaker
+    wonder_s: float
     shown: UpstreamState = UpstreamState.CLOSED
 
 
@@ -77,14 +79,14 @@ class Upstreams:
         self._clock = clock
         self._targets: dict[str, _Target] = {}
         for config in client.upstreams:
-            key = Breaker(keys)
+            key, wonder_s = Breaker(keys), config.connect_timeout_s * _WONDER_SHARE
             for model in config.models:
-                target = _Target(config.name, model.name, Breaker(breaker), Breaker(keys), key)
+                target = _Target(config.name, model.name, Breaker(breaker), Breaker(keys), key, wonder_s)
                 self._targets[f"{config.name}/{model.name}"] = target
         self.uplink = Uplink([config.name for config in client.upstreams])
         retries = retries or RetriesConfig()
         self.retries = RetryBudget(share=retries.share, floor_per_minute=retries.floor_per_minute)
-        self._curious: set[str] = set()
+        self._wondered: set[str] = set()
         self._doubt = asyncio.Event()
         self._tended = False
         self._offline_since_s: float | None = None
@@ -176,7 +178,7 @@ class Upstreams:
             answer=target.breaker.begin(now_s=now_s),
             access=target.access.begin(now_s=now_s),
             key=target.key.begin(now_s=now_s),
-            slow=asyncio.get_running_loop().call_later(SLOW_S, self._wonder, target.upstream),
+            slow=asyncio.get_running_loop().call_later(target.wonder_s, self._wonder, target.upstream),
         )
 
     def end(self, call: Call, error: EdgedError | None) -> None:
@@ -227,17 +229,17 @@ class Upstreams:
             self._tended = False
 
     async def _probe(self) -> None:
-        """One round: every suspect, and with one suspect all others not heard from lately."""
-        suspects, now_s = self.uplink.suspects, self._clock()
-        quiet = set(self.uplink.quiet(for_s=_HEARD_S, now_s=now_s))
-        names = sorted({*suspects, *(quiet if suspects else quiet & self._curious)})
-        self._curious.clear()
+        """One round: every suspect, and all others not heard from lately."""
+        suspects, quiet = self.uplink.suspects, self.uplink.quiet(for_s=_HEARD_S, now_s=self._clock())
+        is_in_doubt = suspects or self._wondered & {*quiet}
+        names = sorted({*suspects, *quiet}) if is_in_doubt else []
+        self._wondered.clear()
         for name, reaches in zip(names, await asyncio.gather(*map(self._client.reaches, names)), strict=True):
             (self._reached if reaches else self._missed)(name)
         self._tell(self._targets)
 
     def _wonder(self, upstream: str) -> None:
-        self._curious.add(upstream)
+        self._wondered.add(upstream)
         self._doubt.set()
 
     def _missed(self, upstream: str) -> None:
