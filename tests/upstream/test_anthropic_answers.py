@@ -65,6 +65,19 @@ def test_slices_of_any_size_and_place_give_the_same_chunks(size):
             assert all(read(wire, cut) == whole for cut in range(1, len(wire)))
 
 
+def test_a_cut_at_every_byte_is_whole_or_an_error():
+    """No prefix of a stream passes for an answer before its stop reason is in (F08)."""
+    wire = b"".join(event_bytes(event, "\r\n") for event in events(a_script()))
+    end = b'"stop_sequence": null}, "usage": {"output_tokens": 5}}'
+    finished_at = wire.index(end) + len(end)
+    for cut in range(len(wire)):
+        if cut < finished_at:
+            with pytest.raises(UpstreamProtocolError):
+                read(wire[:cut], max(1, cut))
+        else:
+            assert text_of(read(wire[:cut], cut)) == "Hello"
+
+
 def read(wire, size):
     """The chunks of a body cut into pieces of ``size`` bytes."""
     decoder, parser, chunks = a_decoder(tools=TOOLS), sse.Parser(), []
@@ -72,6 +85,9 @@ def read(wire, size):
         for item in parser.feed(wire[start : start + size]):
             if isinstance(item, sse.Event):
                 chunks += decoder.event(item.data, name=item.name, whole=item.whole)
+    for item in parser.close():
+        if isinstance(item, sse.Event):
+            chunks += decoder.event(item.data, name=item.name, whole=item.whole)
     return chunks + decoder.close()
 
 
