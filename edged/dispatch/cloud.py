@@ -103,17 +103,17 @@ class Cloud:
 
     async def _one(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> Commit | CloudFailure:
         """One call within money and deadline; what it says of the upstream is noted."""
-        try:
-            redacted = await self._redacted(trace, name)
-        except Unsupported as exc:  # nobody but the box may see it then
-            return CloudFailure(Reason.PRIVATE, exc)
         call = self.upstreams.begin(name)
         try:
+            redacted = await self._redacted(trace, name)
             attempt = await self._reserved(trace, route, name, allowed, redacted)
             if isinstance(attempt, EdgedError):
                 self.upstreams.drop(call)
                 return CloudFailure(Reason.BUDGET_EXHAUSTED, attempt)
             outcome = await self._ask(trace, attempt, allowed.deadline_s)
+        except Unsupported as exc:  # nobody but the box may see it then
+            self.upstreams.drop(call)
+            return CloudFailure(Reason.PRIVATE, exc)
         except BaseException:
             self.upstreams.drop(call)
             raise

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 PROBE_EVERY_S = (1.5, 2.5)
 """While anything is unreachable; drawn anew each time, so that many boxes do not knock in step."""
 _WONDER_SHARE = 1 / 3
-"""Of the connect time-out: a call without a first token by then makes us wonder whether the way is open, and probes know,
-of every upstream, before the call gives up."""
+"""Of the connect time-out: a call without a first token by then makes us wonder whether the way is open, and probes
+know it of every upstream before the call gives up."""
 _HEARD_S = 5.0
 _RETRY_S = 5.0
 
