@@ -217,7 +217,8 @@ class DecodeLoop:
             accepted_tokens=accepted_tokens,
         )
         if self._drafter and not plan.prefill_tokens:
-            self._drafter.observe(plan.tokens, time.monotonic() - started_s)
+            plain = plan.tokens == len(plan.rows)
+            self._drafter.observe(plan.tokens, time.monotonic() - started_s, plain=plain)
 
     def _decode(self, plan: Plan) -> int:
         self._step_started_s = time.monotonic()

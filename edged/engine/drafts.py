@@ -17,6 +17,8 @@ MOST_DRAFTED_TOKENS = 7
 
 _LEAST_GAIN = 1.05
 _PROBE_EVERY_STEPS = 100
+_PLAIN_EVERY_STEPS = 25
+_FIRST_PLAIN_STEP = 3
 _HOPE = 0.5
 
 
@@ -28,6 +30,7 @@ class Drafter:
         self._costs = StepCosts()
         self._odds = Odds()
         self._plain_steps = 0
+        self._drafted_steps = 0
 
     def __repr__(self) -> str:
         return f"Drafter({self._odds!r}, {self._costs!r})"
@@ -46,9 +49,9 @@ class Drafter:
         drafted = zip(sequences, lookups, counts, strict=True)
         return {sequence: lookup.draft(count) for sequence, lookup, count in drafted if count}
 
-    def observe(self, rows: int, elapsed_s: float) -> None:
+    def observe(self, rows: int, elapsed_s: float, *, plain: bool) -> None:
         """Record a step without a prompt, from its beginning to its last chosen token."""
-        self._costs.observe(rows, elapsed_s)
+        self._costs.observe(rows, elapsed_s, plain=plain)
 
     def forget_pace(self) -> None:
         self._costs.forget_pace()
@@ -60,17 +63,18 @@ class Drafter:
         return sequence.lookup
 
     def _counts(self, chances: list[list[float]], spare_rows: int) -> list[int]:
-        """What pays; now and then what would pay if rows were cheaper than they seem, else no mistake would show."""
+        """What pays. Now and then the other way, else no mistake about the costs would ever show.
+
+        That is a plain step to compare with, or what would pay if rows were cheaper than they seem.
+        """
         counts = share_out(chances, spare_rows, self._costs.ratio)
         if any(counts):
-            self._plain_steps = 0
-            return counts
-        self._plain_steps += 1
-        if self._plain_steps < _PROBE_EVERY_STEPS:
-            return counts
-        counts = share_out(chances, spare_rows, self._hoped(len(chances)))
-        if any(counts):
-            self._plain_steps = 0
+            self._drafted_steps += 1
+            if self._drafted_steps % _PLAIN_EVERY_STEPS == _FIRST_PLAIN_STEP:
+                return [0] * len(counts)
+        elif self._plain_steps >= _PROBE_EVERY_STEPS:
+            counts = share_out(chances, spare_rows, self._hoped(len(chances)))
+        self._plain_steps = 0 if any(counts) else self._plain_steps + 1
         return counts
 
     def _hoped(self, plain_rows: int) -> Callable[[int], float]:

@@ -1,11 +1,12 @@
 """The engine's own speed: medians over recent steps, so that one slow step does not move a decision."""
 
 from collections import deque
+from dataclasses import dataclass
 from statistics import median
 
 _SAMPLES = 15
 _MIN_PREFILL_TOKENS = 16
-_PACE_SAMPLES = 5
+_WINDOW_STEPS = 8
 _ROW_COST = 0.5
 """A further row against the first one, before any was measured: what small models cost on a CPU."""
 
@@ -41,17 +42,24 @@ class Rates:
         return median(self._decode) if self._decode else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    rows: int
+    elapsed_s: float
+    plain: bool
+
+
 class StepCosts:
     """What a decode step of so many rows costs, in steps of one row.
 
-    Kept apart from how fast the box is at this moment: each step is compared with those just before it, so a neighbour
-    that comes or goes changes the pace and not the ratio.
+    Kept apart from how fast the box is at this moment: steps with drafts are compared with plain ones where one kind
+    follows the other, so that a neighbour that comes or goes changes the pace and hardly the ratios.
     """
 
     def __init__(self) -> None:
         self._ratios: dict[int, float] = {1: 1.0}
         self._seen: dict[int, int] = {}
-        self._pace: deque[float] = deque(maxlen=_PACE_SAMPLES)
+        self._recent: deque[_Step] = deque(maxlen=_WINDOW_STEPS)
 
     def __repr__(self) -> str:
         return f"StepCosts({', '.join(f'{rows}: {self._ratios[rows]:.2f}' for rows in sorted(self._ratios))})"
@@ -68,16 +76,22 @@ class StepCosts:
             slope = _ROW_COST if below == 1 else (self._ratios[below] - 1) / (below - 1)
         return self._ratios[below] + slope * (rows - below)
 
-    def observe(self, rows: int, elapsed_s: float) -> None:
-        """Record one step without a prompt."""
-        expected = self.ratio(rows)
-        if rows > 1 and len(self._pace) == _PACE_SAMPLES:
-            pace_s = median(self._pace)
-            measured = min(expected * _OUTLIER, max(expected / _OUTLIER, elapsed_s / pace_s))
-            count = self._seen[rows] = self._seen.get(rows, 0) + 1
-            self._ratios[rows] = expected + (measured - expected) * max(_SLOWEST_LEARNING, 1 / (count + 1))
-        self._pace.append(elapsed_s / expected)
+    def observe(self, rows: int, elapsed_s: float, *, plain: bool) -> None:
+        """Record one step without a prompt; ``plain`` without drafts either."""
+        if self._recent and self._recent[-1].plain != plain:
+            step = _Step(rows, elapsed_s, plain)
+            self._compare(self._recent[-1] if plain else step, [*self._recent, step])
+        self._recent.append(_Step(rows, elapsed_s, plain))
 
     def forget_pace(self) -> None:
         """The number of threads changed: what came before says nothing of the next step."""
-        self._pace.clear()
+        self._recent.clear()
+
+    def _compare(self, drafted: "_Step", steps: list["_Step"]) -> None:
+        """Measure a step with drafts, and those like it, against the plain ones near it."""
+        rows, expected = drafted.rows, self.ratio(drafted.rows)
+        took_s = median(step.elapsed_s for step in steps if not step.plain and step.rows == rows)
+        measured = took_s / median(step.elapsed_s / self.ratio(step.rows) for step in steps if step.plain)
+        measured = min(expected * _OUTLIER, max(expected / _OUTLIER, measured))
+        count = self._seen[rows] = self._seen.get(rows, 0) + 1
+        self._ratios[rows] = expected + (measured - expected) * max(_SLOWEST_LEARNING, 1 / count)
