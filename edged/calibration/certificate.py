@@ -15,7 +15,7 @@ from dataclasses import dataclass
 GRID_SIZE = 40
 """Candidate thresholds, spread evenly over the share of traffic they would serve."""
 
-_START_FACTORS = (2.5, 6.0, 15.0)
+_START_FACTORS = (1.3, 2.5, 6.0)
 """A walk starts where it can expect to serve this many times the fewest items that could certify anything."""
 
 _BISECTIONS = 60
