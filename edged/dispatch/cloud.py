@@ -68,7 +68,7 @@ class Cloud:
     async def _in_order(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit | CloudFailure:
         """Ask one after the other while the retry budget and the deadline allow."""
         names = deque(self.upstreams.ready(allowed.upstreams))
-        why_not = None if names else self.upstreams.why_not(allowed.upstreams)
+        why_not = self.upstreams.why_not(allowed.upstreams)
         failure = CloudFailure(Reason.CLOUD_UNAVAILABLE, why_not or _none_ready(route))
         if names:
             self.upstreams.count_request()
@@ -82,8 +82,10 @@ class Cloud:
             outcome = await self._one(trace, route, name, allowed)
             if isinstance(outcome, Commit):
                 return outcome
-            failure, error = outcome, outcome.error
-            if isinstance(error, ParameterRefused) and name not in called:
+            error = outcome.error
+            if not isinstance(error, InvalidRequest) or (not called and why_not is None):
+                failure = outcome  # what one upstream cannot do says nothing where another one only failed
+            if isinstance(error, ParameterRefused):  # each teaches one more parameter, so this ends
                 names.appendleft(name)
             if isinstance(error, UpstreamError) and not error.reached:
                 names = deque(other for other in names if not other.startswith(f"{error.upstream}/"))

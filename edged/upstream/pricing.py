@@ -25,6 +25,7 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _LETTERS_PER_TOKEN = 3
 _OTHER_BYTES_PER_TOKEN = 2
 _TOKENS_PER_MESSAGE = 8
+_TOKENS_PER_IMAGE = 5_000  # the most that a large image counts in the APIs that publish it
 _CACHE_WRITE_FACTOR = Decimal("1.25")
 """What a provider that counts cache writes apart asks for them, in input tokens, where the config does not say."""
 
@@ -128,7 +129,8 @@ def estimate_tokens(text: str) -> int:
 
 def estimate_prompt_tokens(request: Request) -> int:
     """About how many tokens a request's prompt is for a remote model, erring high."""
-    form = sum(estimate_tokens(repr(tool)) for tool in request.tools) + estimate_tokens(request.output.definition)
+    form = len(request.images) * _TOKENS_PER_IMAGE
+    form += sum(estimate_tokens(repr(tool)) for tool in request.tools) + estimate_tokens(request.output.definition)
     if isinstance(request.input, Chat):
         return form + sum(_message_tokens(message.text, message.tool_calls) for message in request.input.messages)
     prompt = request.input.prompt
