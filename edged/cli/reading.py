@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from edged import config
 from edged.core import Record
@@ -48,6 +50,15 @@ def _forget_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def columns(first: str, *numbers: str) -> Table:
+    """An empty table: a column of names, which may fold, and columns of numbers, which may not."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for title in numbers:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def ledger_path(args: argparse.Namespace) -> Path:

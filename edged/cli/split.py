@@ -5,12 +5,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from edged.cli import budgets
 from edged.cli.audit import sentence
-from edged.cli.reading import command, console, ledger_path, printable, since
-from edged.ledger import By, Split, audits, split
+from edged.cli.reading import columns, command, console, ledger_path, printable, since
+from edged.ledger import By, Split, audits, kept_money, split
 from edged.ledger.story import dollars, seconds
 
 
@@ -39,8 +39,9 @@ def run(args: argparse.Namespace) -> None:
     """Print the split of the window asked for."""
     result = split(ledger_path(args), since_s=args.since, by=By(args.by) if args.by else None)
     compared = audits(ledger_path(args), since_s=args.since)
+    money = kept_money(ledger_path(args))
     if args.json:
-        print(json.dumps(result.as_json() | {"audits": compared.as_json()}))
+        print(json.dumps(result.as_json() | {"audits": compared.as_json(), "budgets": budgets.as_json(money)}))
         return
     out = console()
     tables = [_fates(result), _reasons(result)]
@@ -52,18 +53,13 @@ def run(args: argparse.Namespace) -> None:
     out.print(_cost(result))
     if compared.audited:
         out.print(sentence(compared))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(columns[0], overflow="fold")
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    if (today := budgets.table(money)) is not None:
+        out.print()
+        out.print(today)
 
 
 def _fates(result: Split) -> Table:
-    table = _table("answered by", "requests", "share", "tokens", "TTFT p50", "TTFT p95")
+    table = columns("answered by", "requests", "share", "tokens", "TTFT p50", "TTFT p95")
     for name, count, tokens, ttft in (
         ("local", result.local, result.tokens.local, result.local_ttft),
         ("cloud", result.cloud, result.tokens.cloud, result.cloud_ttft),
@@ -86,14 +82,14 @@ def _share(count: int, total: int) -> str:
 
 
 def _reasons(result: Split) -> Table:
-    table = _table("reason", "requests", "share")
+    table = columns("reason", "requests", "share")
     for reason, count in result.by_reason.items():
         table.add_row(printable(reason), str(count), _share(count, result.requests))
     return table
 
 
 def _groups(groups: Mapping[str, Split], title: str) -> Table:
-    table = _table(title, "all", "local", "cloud", "wasted", "cost", "local p50", "cloud p50")
+    table = columns(title, "all", "local", "cloud", "wasted", "cost", "local p50", "cloud p50")
     for key, group in groups.items():
         counts = (group.requests, group.local, group.cloud, group.tokens.discarded)
         speeds = (seconds(group.local_ttft.p50), seconds(group.cloud_ttft.p50))

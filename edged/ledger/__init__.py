@@ -1,6 +1,7 @@
 """The ledger: one honest row per request in SQLite, written by one thread, and the questions asked of it."""
 
 from edged.ledger.audits import Agreed, Audits, audits
+from edged.ledger.money import kept_money
 from edged.ledger.queries import NoLedger, after, find, last_seq, spent_uusd_since, tail
 from edged.ledger.story import story
 from edged.ledger.summary import By, Percentiles, Split, Tokens, split
@@ -20,6 +21,7 @@ __all__ = [
     "after",
     "audits",
     "find",
+    "kept_money",
     "last_seq",
     "spent_uusd_since",
     "split",

@@ -6,7 +6,7 @@ promised and never settled. Sums are written as they stand, not added to: a note
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,19 +97,31 @@ def _kept(connection: sqlite3.Connection) -> KeptMoney:
         return _from_records(connection)
     mark = DayMark(number=row["day"], date=row["date"], open_s=row["open_s"], wall_s=row["wall_s"])
     spent = connection.execute("SELECT * FROM spending WHERE day = ? ORDER BY scope, name", (mark.number,)).fetchall()
-    promised = connection.execute("SELECT * FROM reservations ORDER BY id").fetchall()
-    return KeptMoney(mark, tuple(_snapshots(spent)), tuple(Reservation(**dict(one)) for one in promised))
+    rows = connection.execute("SELECT * FROM reservations ORDER BY id").fetchall()
+    promised = tuple(Reservation(**dict(row)) for row in rows)
+    return KeptMoney(mark, tuple(_snapshot(row, promised) for row in spent), promised)
 
 
-def _snapshots(rows: list[sqlite3.Row]) -> Iterator[BudgetSnapshot]:
-    for row in rows:
-        yield BudgetSnapshot(
-            scope=Scope(row["scope"]),
-            name=row["name"],
-            limit_uusd=row["limit_uusd"],
-            spent_uusd=row["spent_uusd"],
-            estimated_uusd=row["estimated_uusd"],
-        )
+def _snapshot(row: sqlite3.Row, promised: tuple[Reservation, ...]) -> BudgetSnapshot:
+    scope, name = Scope(row["scope"]), row["name"]
+    return BudgetSnapshot(
+        scope=scope,
+        name=name,
+        limit_uusd=row["limit_uusd"],
+        spent_uusd=row["spent_uusd"],
+        estimated_uusd=row["estimated_uusd"],
+        reserved_uusd=sum(one.amount_uusd for one in promised if _concerns(one, scope, name)),
+    )
+
+
+def _concerns(reservation: Reservation, scope: Scope, name: str) -> bool:
+    match scope:
+        case Scope.ALL:
+            return True
+        case Scope.ROUTE:
+            return reservation.route == name
+        case Scope.KEY:
+            return reservation.tenant == name
 
 
 def _from_records(connection: sqlite3.Connection) -> KeptMoney:

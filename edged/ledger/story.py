@@ -110,11 +110,19 @@ def _attempt_details(attempt: Attempt) -> Iterator[str]:
     guess = ", estimated" if usage.estimated else ""
     yield f"{usage.prompt_tokens} prompt tokens{cached}, {usage.completion_tokens} completion tokens{guess}"
     if attempt.cost_uusd:
-        yield f"cost {dollars(attempt.cost_uusd)}{' (estimated)' if attempt.cost_estimated else ''}"
+        yield f"cost {dollars(attempt.cost_uusd)}{' (estimated)' if attempt.cost_estimated else ''}{_figures(attempt)}"
     if attempt.confidence is not None:
         yield f"confidence {attempt.confidence:.3f}"
     if attempt.error is not None:
         yield f"error: {attempt.error}"
+
+
+def _figures(attempt: Attempt) -> str:
+    """The two opinions on a cost, where there are two."""
+    said, computed = attempt.provider_cost_uusd, attempt.computed_cost_uusd
+    if said is None or computed is None:
+        return ""
+    return f": the provider says {dollars(said)}, the price table {dollars(computed)}"
 
 
 def _result(record: Record) -> Iterator[str]:

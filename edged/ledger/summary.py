@@ -66,6 +66,7 @@ class Split:
             "by_reason": dict(self.by_reason),
             "tokens": {"local": self.tokens.local, "cloud": self.tokens.cloud, "discarded": self.tokens.discarded},
             "cost_usd": self.cost_uusd / 1e6,
+            "cost_estimated_usd": self.cost_estimated_uusd / 1e6,
             "ttft_s": {"local": _percentiles(self.local_ttft), "cloud": _percentiles(self.cloud_ttft)},
         }
         if self.groups is not None:

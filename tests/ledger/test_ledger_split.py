@@ -23,6 +23,7 @@ KEYS = {
     "by_reason",
     "tokens",
     "cost_usd",
+    "cost_estimated_usd",
     "ttft_s",
 }
 
