@@ -1,6 +1,7 @@
 """The whole file: read, checked, and every problem named."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,11 +42,10 @@ class Config(Section):
         refuse_duplicates([upstream.name for upstream in self.upstreams], "upstream")
         refuse_duplicates([*local, *(route.name for route in self.routes)], "model and route")
         for route in self.routes:
-            if route.local and route.local not in local:
-                raise ValueError(f'route "{route.name}": local = "{route.local}" is not a [[model]] (known: {local})')
-            for name in route.cloud:
-                if name not in cloud:
-                    raise ValueError(f'route "{route.name}": cloud = "{name}" is not UPSTREAM/model (known: {cloud})')
+            _refuse_unknown(f'route "{route.name}"', route.local, route.cloud, local=local, cloud=cloud)
+            for task in route.tasks:
+                where = f'route "{route.name}": task "{task.name}"'
+                _refuse_unknown(where, task.local, task.cloud or (), local=local, cloud=cloud)
             self._site_can_answer(route)
             self._fits_its_model(route)
         if not local and not cloud:
@@ -99,6 +99,16 @@ class Config(Section):
     @property
     def ledger_path(self) -> Path:
         return state_directory() / self.ledger.path
+
+
+def _refuse_unknown(
+    where: str, asked: str | None, clouds: Iterable[str], *, local: list[str], cloud: list[str]
+) -> None:
+    if asked and asked not in local:
+        raise ValueError(f'{where}: local = "{asked}" is not a [[model]] (known: {local})')
+    for name in clouds:
+        if name not in cloud:
+            raise ValueError(f'{where}: cloud = "{name}" is not UPSTREAM/model (known: {cloud})')
 
 
 def load(path: Path) -> Config:

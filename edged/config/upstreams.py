@@ -41,6 +41,8 @@ class UpstreamConfig(Section):
     connect_timeout_s: Seconds = 3.0
     first_token_timeout_s: Seconds = 10.0
     idle_timeout_s: Seconds = 30.0
+    expected_ttft_s: Seconds = 0.3
+    expected_tokens_per_s: float = Field(default=50.0, gt=0, le=100_000)
     max_response_bytes: int = Field(default=33_554_432, ge=1_024)
     openrouter: OpenRouterConfig | None = None
     models: tuple[UpstreamModelConfig, ...] = Field(alias="model", min_length=1)

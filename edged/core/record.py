@@ -11,7 +11,11 @@ OFFLINE = "offline"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One verdict of the policy with the numbers it was made from."""
+    """One verdict of the policy with the numbers it was made from.
+
+    ``cloud_ttft_s`` is when the cloud's first token was expected, counted as ``predicted_ttft_s`` is; ``speed`` the share
+    of full speed that heat left, where a sensor says.
+    """
 
     target: Target
     reason: Reason
@@ -20,12 +24,15 @@ class Decision:
     predicted_ttft_s: float | None = None
     confidence: float | None = None
     threshold: float | None = None
+    cloud_ttft_s: float | None = None
+    speed: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One backend's try. ``started_s`` counts from the request's receipt, the other durations from the attempt.
 
+    ``saved_tokens`` are those that the limit on the answer still allowed when it was stopped before its end.
     ``cost_uusd`` is what counts; beside it stand the provider's own figure, where it named one, and ours.
     """
 
@@ -44,6 +51,12 @@ class Attempt:
     confidence: float | None = None
     error: str | None = None
     dropped_parameters: tuple[str, ...] = ()
+    saved_tokens: int = 0
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Generated, and served to nobody."""
+        return 0 if self.outcome is Outcome.SERVED else self.usage.completion_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +79,7 @@ class Record:
     served_model: str | None = None
     tenant: str = ""
     task: str | None = None
+    task_source: str | None = None
     locality: Locality = Locality.ANY
     stream: bool = False
     confidence: float | None = None
@@ -86,8 +100,16 @@ class Record:
 
     @property
     def offline(self) -> bool:
-        """Whether it wanted to leave while none of its upstreams could be reached."""
+        """Whether it might have left, and none of its upstreams could be reached."""
         return any(decision.stage == OFFLINE for decision in self.decisions)
+
+    @property
+    def prediction_error_s(self) -> float | None:
+        """How much later than predicted the local model's first token came; None where it never came or none was said."""
+        local = next((a for a in self.attempts if a.target is Target.LOCAL and a.ttft_s is not None), None)
+        if local is None or local.ttft_s is None or self.predicted_ttft_s is None:
+            return None
+        return local.started_s + local.ttft_s - self.timings.load_s - self.predicted_ttft_s
 
     @property
     def served(self) -> Attempt | None:

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     LOW_CONFIDENCE = "low_confidence"
     INVALID_OUTPUT = "invalid_output"
     TRUNCATED = "truncated"
+    KEPT_AUTHOR = "kept_author"
     LOCAL_UNAVAILABLE = "local_unavailable"
     HOST_PRESSURE = "host_pressure"
     CLOUD_UNAVAILABLE = "cloud_unavailable"

@@ -30,6 +30,7 @@ def request_row(record: Record, clock_s: float) -> Row:
         "served_model": _optional_text(record.served_model),
         "tenant": _text(record.tenant),
         "task": _optional_text(record.task),
+        "task_source": _optional_text(record.task_source),
         "locality": record.locality.value,
         "stream": int(record.stream),
         "status": record.status.value,
@@ -73,6 +74,7 @@ def attempt_row(attempt: Attempt, n: int) -> Row:
         "computed_cost_uusd": _optional_whole(attempt.computed_cost_uusd),
         "confidence": _optional_real(attempt.confidence),
         "error": _optional_text(attempt.error, ERROR_CHARS),
+        "saved_tokens": _whole(attempt.saved_tokens),
     }
 
 
@@ -87,6 +89,8 @@ def decision_row(decision: Decision, n: int) -> Row:
         "predicted_ttft_s": _optional_real(decision.predicted_ttft_s),
         "confidence": _optional_real(decision.confidence),
         "threshold": _optional_real(decision.threshold),
+        "cloud_ttft_s": _optional_real(decision.cloud_ttft_s),
+        "speed": _optional_real(decision.speed),
     }
 
 
@@ -116,6 +120,7 @@ def to_record(row: sqlite3.Row, attempts: Sequence[sqlite3.Row], decisions: Sequ
         served_model=row["served_model"],
         tenant=row["tenant"],
         task=row["task"],
+        task_source=row["task_source"],
         locality=Locality(row["locality"]),
         stream=bool(row["stream"]),
         confidence=row["confidence"],
@@ -157,6 +162,7 @@ def _to_attempt(row: sqlite3.Row) -> Attempt:
         computed_cost_uusd=row["computed_cost_uusd"],
         confidence=row["confidence"],
         error=row["error"],
+        saved_tokens=row["saved_tokens"],
     )
 
 
@@ -169,6 +175,8 @@ def _to_decision(row: sqlite3.Row) -> Decision:
         predicted_ttft_s=row["predicted_ttft_s"],
         confidence=row["confidence"],
         threshold=row["threshold"],
+        cloud_ttft_s=row["cloud_ttft_s"],
+        speed=row["speed"],
     )
 
 

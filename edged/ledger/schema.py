@@ -10,7 +10,7 @@ running in all when the row was written: it never runs ahead of true time, so it
 import sqlite3
 
 APPLICATION_ID = 0x45444744  # "EDGD", bytes 68-71 of the file
-VERSION = 4
+VERSION = 5
 DAWN = 1_704_067_200.0  # 2024-01-01: a label before it was written by a clock that was not yet set
 
 _VERSION_1 = (
@@ -133,12 +133,20 @@ _AUDITS = """
     )
     """
 
+_PREDICTIONS = (
+    "ALTER TABLE requests ADD COLUMN task_source TEXT",
+    "ALTER TABLE attempts ADD COLUMN saved_tokens INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE decisions ADD COLUMN cloud_ttft_s REAL",
+    "ALTER TABLE decisions ADD COLUMN speed REAL",
+)
+
 # Statements that lead from the version they stand under to the next one; a released entry is never edited.
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     0: _VERSION_1,
     1: ("ALTER TABLE requests ADD COLUMN load_s REAL NOT NULL DEFAULT 0",),
     2: _MONEY,
     3: (_AUDITS,),
+    4: _PREDICTIONS,
 }
 
 
