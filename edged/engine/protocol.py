@@ -91,7 +91,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     @property
     def sequences(self) -> int:
         """Twice the slots: finished prefixes stay in the spare ones. Of texts to embed, so many share a batch."""
-        return 2 * self.slots if self.purpose == "chat" else TEXTS_PER_BATCH
+        return 2 * self.slots if self.purpose == "chat" else min(TEXTS_PER_BATCH, self.batch_tokens)
 
     @property
     def batch_tokens(self) -> int:
