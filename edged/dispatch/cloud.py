@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from edged.config import RetriesConfig, RouteConfig
-from edged.core import OFFLINE, Chunk, Decision, Outcome, Reason, Target
+from edged.core import Chunk, Decision, Outcome, Reason, Target
 from edged.dispatch.local import Commit, nothing
 from edged.dispatch.money import Money, limited
 from edged.dispatch.trace import AttemptTrace, Trace
@@ -61,9 +61,13 @@ class Cloud:
         An answer that is not streamed is read to its end first, so that its author may change until then.
         """
         outcome = await self._in_order(trace, route, allowed)
-        if isinstance(outcome, CloudFailure) and allowed.upstreams and self.upstreams.unreachable(allowed.upstreams):
-            trace.decide(Decision(target=Target.NONE, reason=trace.reason, stage=OFFLINE))
+        if isinstance(outcome, CloudFailure) and self.is_away(allowed):
+            trace.note_offline(Target.NONE)
         return outcome
+
+    def is_away(self, allowed: Terms) -> bool:
+        """It is known that none of the upstreams this request may go to can be reached."""
+        return bool(allowed.upstreams) and self.upstreams.unreachable(allowed.upstreams)
 
     async def _in_order(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit | CloudFailure:
         """Ask one after the other while the retry budget and the deadline allow."""

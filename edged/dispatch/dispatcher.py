@@ -237,7 +237,11 @@ class Dispatcher:
         """Local first where it may; the cloud where local defers; local after all where the cloud fails."""
         engine = self._engines.get(route.local)
         snapshot = engine.snapshot() if engine else None
+        is_away = allowed.may_escalate and self._cloud.is_away(allowed)
+        allowed = policy.unhurried(allowed) if is_away else allowed
         decision = trace.decide(policy.admit(allowed, snapshot, in_flight=engine.in_flight if engine else 0))
+        if is_away:
+            trace.note_offline(decision.target)
         deferral = Deferral(decision.reason)
         failure: CloudFailure | None = None
         if engine is not None and decision.reason is Reason.LOCAL_UNAVAILABLE:

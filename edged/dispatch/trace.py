@@ -201,8 +201,13 @@ class Trace:
 
     @property
     def offline(self) -> bool:
-        """It wanted to leave while none of its upstreams could be reached."""
+        """None of its upstreams could be reached."""
         return any(decision.stage == OFFLINE for decision in self.decisions)
+
+    def note_offline(self, target: Target) -> None:
+        """None of its upstreams can be reached: said once, beside the reason that holds."""
+        if not self.offline:
+            self.decide(Decision(target=target, reason=self.reason, stage=OFFLINE))
 
     def decide(self, decision: Decision) -> Decision:
         self.decisions.append(replace(decision, at_s=self.elapsed_s))

@@ -5,7 +5,7 @@ docstring and in the body alike.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edged.config import RouteConfig
@@ -28,6 +28,8 @@ from edged.core import (
 from edged.errors import InvalidRequest, Unsupported
 from edged.routing.confidence import free_text_score, structured_score
 from edged.routing.latency import predict_total_s, predict_ttft_s
+
+_NO_HURRY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,11 @@ def terms(
         deadline_s=asked.deadline_s,
         max_cost_uusd=asked.max_cost_uusd,
     )
+
+
+def unhurried(allowed: Terms) -> Terms:
+    """The same while no upstream can be reached: a slow answer is kept, since nobody is there to give a faster one."""
+    return replace(allowed, ttft_s=_NO_HURRY_S, itl_s=_NO_HURRY_S)
 
 
 def _nowhere(route: RouteConfig, labels: tuple[Locality, ...], clearance: Clearance) -> InvalidRequest:

@@ -275,6 +275,27 @@ def test_local_answers_are_as_fast_offline_as_online():
     run(main)
 
 
+def test_a_slow_answer_is_not_given_up_while_nobody_could_give_a_faster_one():
+    """Beyond ttft_s and itl_s the local try goes on: every token is computed once, and the answer says "offline"."""
+
+    async def main():
+        hurry = {"ttft_s": 0.05, "itl_s": 0.05, "confidence": 0.0}
+        async with AsyncExitStack() as stack:
+            url, _ = await stack.enter_async_context(dead_end("refused"))
+            async with a_box_at(url, thresholds=hurry) as box:
+                await box.ask(model="cloud0/scripted-model")
+                await until(lambda: box.cloud.upstreams.offline)
+                box.engine.default = Script(text="one two", first_token_delay_s=0.15, token_delay_s=0.1)
+                seen = await box.ask()
+                assert (seen.text, seen.head.reason, seen.head.offline) == ("one two", Reason.WITHIN_BUDGET, True)
+                assert len(box.engine.steps) == 2
+                assert len(box.records[-1].attempts) == 1
+                kept = await box.ask(limits={"locality": "local_only"})
+                assert kept.head.offline is False
+
+    run(main)
+
+
 def test_nobody_probes_while_all_is_well():
     """Calls that succeed are proof enough: no connection beside them."""
 
