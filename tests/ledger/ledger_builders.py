@@ -26,6 +26,11 @@ def an_attempt(*, completion_tokens: int = 5, prompt_tokens: int = 3, **fields: 
     return Attempt(**(defaults | fields))
 
 
+def a_cost(cost_uusd: int) -> Attempt:
+    """A cloud attempt that cost so much."""
+    return an_attempt(target=Target.CLOUD, backend="cloud", cost_uusd=cost_uusd)
+
+
 def a_decision(**fields: Any) -> Decision:
     defaults: dict[str, Any] = {"target": Target.LOCAL, "reason": Reason.WITHIN_BUDGET, "stage": "admission"}
     return Decision(**(defaults | fields))
