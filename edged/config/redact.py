@@ -23,7 +23,7 @@ class RedactConfig(Section):
     phone_regions: tuple[str, ...] = ("US", "GB", "DE")
     names: tuple[str, ...] = Field(default=(), max_length=_MAX_ENTRIES)
     patterns: dict[str, str] = Field(default={}, max_length=50)
-    max_chars: int = Field(default=1_000_000, ge=1_000, le=20_000_000)
+    max_chars: int = Field(default=200_000, ge=1_000, le=20_000_000)
 
     @model_validator(mode="after")
     def _is_usable(self) -> Self:

@@ -12,8 +12,9 @@ from typing import Any
 from edged.config import RedactConfig
 from edged.errors import ConfigError
 from edged.privacy import people
+from edged.privacy.phones import Numbers
 from edged.privacy.plain import encodable, plain
-from edged.privacy.words import Finder, hidden, merged, stands_alone, whole_words, without
+from edged.privacy.words import Finder, Place, hidden, merged, stands_alone, whole_words, without
 
 _EMAIL = r"[\p{L}\p{N}._%+'\-]+(?:@|%40)[\p{L}\p{N}][\p{L}\p{N}.\-]*\.\p{L}[\p{L}\p{N}\-]*[\p{L}\p{N}]"
 _PHONE = r"[+(]{0,2}\p{Nd}[\p{Nd} ().\-/]{5,60}"
@@ -98,11 +99,11 @@ class Detector:
             raise ConfigError(f"redact.patterns.{name}: matches the empty text")
         return lambda said: (match.span() for match in compiled.finditer(said) if match.group())
 
-    def _matches(self, pattern: str, within: Callable[[str], Iterator[tuple[int, int]]]) -> Finder:
+    def _matches(self, pattern: str, within: Callable[[str], Iterator[Place]]) -> Finder:
         """What ``within`` finds inside each candidate."""
         compiled = self._compile(pattern)
 
-        def find(text: str) -> Iterator[tuple[int, int]]:
+        def find(text: str) -> Iterator[Place]:
             for match in compiled.finditer(text):
                 at = match.start()
                 yield from ((at + start, at + end) for start, end in within(match.group()))
@@ -112,7 +113,7 @@ class Detector:
     def _addresses(self) -> Finder:
         candidates = [self._compile(_IPV4), self._compile(_IPV6)]
 
-        def find(text: str) -> Iterator[tuple[int, int]]:
+        def find(text: str) -> Iterator[Place]:
             for compiled in candidates:
                 for match in compiled.finditer(text):
                     start, end = match.span()
@@ -124,13 +125,11 @@ class Detector:
         return find
 
     def _phones(self, regions: tuple[str, ...]) -> Finder:
-        import phonenumbers
-
-        if unknown := [r for r in regions if r not in phonenumbers.SUPPORTED_REGIONS]:
-            raise ConfigError(f'redact.phone_regions: "{unknown[0]}" is not a region phone numbers are known for')
+        numbers = Numbers(regions)
         candidates = self._compile(_PHONE)
 
-        def find(text: str) -> Iterator[tuple[int, int]]:
+        def find(text: str) -> Iterator[Place]:
+            seen: dict[str, list[Place]] = {}
             for match in candidates.finditer(text):
                 if sum(c.isdigit() for c in match.group()) < _PHONE_DIGITS:
                     continue
@@ -139,9 +138,9 @@ class Detector:
                     match.end() + 12,
                 )  # room for what is not a number, and " ext. 12"
                 window = text[first:last]
-                for region in regions or (None,):
-                    for number in phonenumbers.PhoneNumberMatcher(window, region, max_tries=len(window)):
-                        yield first + number.start, first + number.end
+                if window not in seen:
+                    seen[window] = list(numbers.within(window))
+                yield from ((first + start, first + end) for start, end in seen[window])
 
         return find
 
@@ -159,12 +158,12 @@ def _library() -> Any:
     return re2
 
 
-def _trim_email(said: str) -> Iterator[tuple[int, int]]:
+def _trim_email(said: str) -> Iterator[Place]:
     start = len(said) - len(said.lstrip("._%+'-"))
     yield start, len(said.rstrip("-"))
 
 
-def _groups(said: str) -> Iterator[tuple[int, int]]:
+def _groups(said: str) -> Iterator[Place]:
     """Every stretch that begins and ends where a group of signs does, the longest first."""
     starts = [i for i, c in enumerate(said) if c.isalnum() and (i == 0 or not said[i - 1].isalnum())]
     ends = [i + 1 for i, c in enumerate(said) if c.isalnum() and (i + 1 == len(said) or not said[i + 1].isalnum())]
@@ -172,10 +171,10 @@ def _groups(said: str) -> Iterator[tuple[int, int]]:
         yield from ((start, end) for end in reversed(ends) if end > start)
 
 
-def _ibans() -> Callable[[str], Iterator[tuple[int, int]]]:
+def _ibans() -> Callable[[str], Iterator[Place]]:
     from stdnum import iban
 
-    def within(said: str) -> Iterator[tuple[int, int]]:
+    def within(said: str) -> Iterator[Place]:
         for start, end in _groups(said):
             if start == 0 and iban.is_valid(said[start:end], check_country=False):
                 yield start, end
@@ -184,10 +183,10 @@ def _ibans() -> Callable[[str], Iterator[tuple[int, int]]]:
     return within
 
 
-def _cards() -> Callable[[str], Iterator[tuple[int, int]]]:
+def _cards() -> Callable[[str], Iterator[Place]]:
     from stdnum import luhn
 
-    def within(said: str) -> Iterator[tuple[int, int]]:
+    def within(said: str) -> Iterator[Place]:
         covered = 0
         for start, end in _groups(said):
             digits = "".join(c for c in said[start:end] if c.isdigit())
@@ -209,5 +208,5 @@ def _is_personal_address(said: str) -> bool:
     return not (address.is_loopback or address.is_unspecified)
 
 
-def _says_something(text: str, part: tuple[int, int]) -> bool:
+def _says_something(text: str, part: Place) -> bool:
     return any(c.isalnum() for c in text[slice(*part)])
