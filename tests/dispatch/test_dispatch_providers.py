@@ -1,4 +1,4 @@
-"""What providers cannot do, or refuse, in one request's life: who is asked, what is recorded, what the client is told."""
+"""What providers cannot do, or refuse, in one request: who is asked, what is recorded, what the client is told."""
 
 import json
 from dataclasses import replace
