@@ -65,6 +65,17 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.extend(slot, new)
 
     @precondition(lambda self: self.running)
+    @rule(data=st.data(), count=st.integers(0, 8))
+    def give_back(self, data, count) -> None:
+        """Guessed tokens that did not come: their cells are free again, and still promised to the sequence."""
+        slot = data.draw(st.sampled_from(sorted(self.running)))
+        length = max(0, len(self.pool.tokens(slot)) - count)
+        committed = self.pool._committed
+        self.apply(self.pool.trim(slot, length))
+        assert len(self.pool.tokens(slot)) == length
+        assert self.pool._committed >= committed
+
+    @precondition(lambda self: self.running)
     @rule(data=st.data())
     def park(self, data) -> None:
         slot = data.draw(st.sampled_from(sorted(self.running)))

@@ -21,6 +21,7 @@ class Bench:
     cache: FakeCache = field(default_factory=lambda: FakeCache(CELLS))
     pool: KvPool = field(default_factory=lambda: KvPool(slots=2 * SLOTS, cells=CELLS))
     chunk: int = 16
+    guesses: random.Random | None = None
     finished: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
 
@@ -28,7 +29,7 @@ class Bench:
         self.scheduler = Scheduler(self.pool, slots=SLOTS, batch_tokens=BATCH)
 
     def step(self, *, status: str = "ok") -> Plan:
-        plan = self.scheduler.plan(chunk_tokens=self.chunk, now_s=1.0)
+        plan = self.scheduler.plan(chunk_tokens=self.chunk, now_s=1.0, drafts=self.drafts)
         whole = [self.apply(op) for op in plan.ops]
         self.check(plan)
         if not all(whole) or not plan.rows:
@@ -45,6 +46,18 @@ class Bench:
             self.complete(plan)
         return plan
 
+    def drafts(self, sequences) -> dict[Sequence, tuple[int, ...]]:
+        """At random the tokens that will come, others, or both."""
+        if self.guesses is None:
+            return {}
+        drafts = {}
+        for sequence in sequences:
+            count = self.guesses.randrange(min(4, sequence.room_tokens))
+            right = self.guesses.randrange(5)
+            said = [200 + sequence.generated_tokens + i if i < right else 9 for i in range(count)]
+            drafts |= {sequence: tuple(said)} if said else {}
+        return drafts
+
     def apply(self, op) -> bool:
         if self.cache.apply(op):
             return True
@@ -57,7 +70,9 @@ class Bench:
         tokens = sum(len(row.tokens) for row in plan.rows)
         assert tokens <= BATCH
         assert self.scheduler.running <= SLOTS
-        assert sum(len(row.tokens) > 1 or row.sequence.generated_tokens == 0 for row in plan.rows) <= 1
+        known = [(len(row.tokens) - row.drafted, row.sequence) for row in plan.rows]
+        assert sum(count > 1 or sequence.generated_tokens == 0 for count, sequence in known) <= 1
+        assert self.pool.used_cells == self.cache.used_cells or self.cache.refuses_partial
         assert self.pool._committed <= CELLS
         assert self.pool.busy_slots == self.scheduler.running
 
@@ -70,10 +85,23 @@ class Bench:
             assert self.cache.tokens(slot) == tuple(row.sequence.tokens[: row.start])
             assert self.cache.write(slot, row.start, row.tokens)
         for sequence in self.scheduler.complete(plan):
-            sequence.tokens.append(200 + sequence.generated_tokens)
+            row = next(row for row in plan.rows if row.sequence is sequence)
+            self.say(row)
             if sequence.is_full:
                 self.scheduler.finish(sequence)
                 self.finished.append(sequence)
+
+    def say(self, row) -> None:
+        """One token, and one more for every guess that came."""
+        sequence, accepted = row.sequence, 0
+        for guess in (*row.guesses, None):
+            sequence.tokens.append(200 + sequence.generated_tokens)
+            if guess != sequence.tokens[-1]:
+                break
+            accepted += 1
+        if row.drafted:
+            self.scheduler.keep(row, accepted)
+            assert sequence.is_full or sequence.pending_tokens == 1
 
     def settle(self, steps: int = 2000) -> None:
         """Step until idle."""
@@ -102,7 +130,7 @@ def traffic(draw: random.Random, count: int) -> list[Sequence]:
 def test_every_sequence_finishes_with_its_own_tokens(seed: int) -> None:
     """Whatever arrives when, each sequence gets exactly its tokens, and every slot and cell is accounted for."""
     draw = random.Random(seed)
-    bench, arriving = Bench(chunk=draw.randrange(1, 2 * BATCH)), traffic(draw, 30)
+    bench, arriving = Bench(chunk=draw.randrange(1, 2 * BATCH), guesses=random.Random(seed)), traffic(draw, 30)
     total = len(arriving)
     while arriving or not bench.scheduler.is_idle:
         for _ in range(min(len(arriving), draw.randrange(4))):
@@ -117,7 +145,7 @@ def test_every_sequence_finishes_with_its_own_tokens(seed: int) -> None:
 def test_cancel_failure_and_abort_leave_nothing_behind(seed: int) -> None:
     """At any step a request may be cancelled or a decode fail: mirror and cache stay one, everybody else finishes."""
     draw = random.Random(seed)
-    bench, arriving = Bench(), traffic(draw, 24)
+    bench, arriving = Bench(guesses=random.Random(seed)), traffic(draw, 24)
     bench.cache.refuses_partial = draw.random() < 0.3
     removed: set[str] = set()
     while arriving or not bench.scheduler.is_idle:
