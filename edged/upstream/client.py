@@ -197,15 +197,13 @@ class UpstreamClient:
         raise failure  # outside the except: a foreign exception may hold our headers, so it is not chained (E07)
 
     async def _accept(self, response: aiohttp.ClientResponse, asking: _Asking) -> None:
-        """Let only a successful, uncompressed answer pass."""
+        """Let only a successful answer pass."""
         upstream, status = asking.provider.config.name, response.status
         if status >= HTTPStatus.BAD_REQUEST:
             raise await self._refusal(response, asking)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             what = f"answered with a redirect (HTTP {status}), which is never followed"
             raise protocol_error(upstream, what)
-        if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", ""}:
-            raise protocol_error(upstream, "sent a compressed answer, which was not asked for")
 
     async def _refusal(self, response: aiohttp.ClientResponse, asking: _Asking) -> UpstreamError:
         """The error behind a status of 400 or more; what it says about waiting and parameters is remembered."""

@@ -246,7 +246,7 @@ class Decoder:
         """
         if len(self._finish) < self._request.n and (self.done or not self._finish):
             raise self._protocol_error(f"sent {len(self._finish)} of {self._request.n} answers")
-        if not self.done and not self.finished:
+        if not self.finished and (not self.done or any(calls.is_open for calls in self._calls.values())):
             raise self._protocol_error("ended its stream before the answer was complete", code="upstream_truncated")
         last = len(self._finish) - 1
         return [

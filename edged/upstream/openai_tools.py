@@ -84,6 +84,11 @@ class CallReader:
             calls.append({"index": 0, "function": legacy})
         return tuple(news for call in calls for news in self._read(call))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a call's arguments are not the JSON they will be."""
+        return not all(map(_is_json, self._arguments))
+
     def flush(self) -> tuple[ToolCallDelta, ...]:
         """Halves of characters that nothing completed, once no more comes."""
         rest = [(place, join.flush()) for place, join in enumerate(self._joins)]
@@ -116,13 +121,7 @@ class CallReader:
 
     def _is_over(self, place: int, name: str) -> bool:
         """Whether the same name again begins another call: not while the arguments are still coming."""
-        if name != self._names[place]:
-            return True
-        try:
-            json.loads(self._arguments[place])
-        except (ValueError, RecursionError):
-            return False
-        return True
+        return name != self._names[place] or _is_json(self._arguments[place])
 
     def _new(self, call_id: str, index: int | None) -> int:
         place = len(self._ids)
@@ -137,6 +136,14 @@ class CallReader:
         if index is not None:
             self._places["index", index] = place
         return place
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _arguments(value: object) -> str:

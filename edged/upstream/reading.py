@@ -11,7 +11,8 @@ from edged.core import Chunk
 from edged.errors import UpstreamError
 from edged.upstream import sse
 from edged.upstream.codec import Decoder
-from edged.upstream.transport import is_json, protocol_error, timed_out, transport_error
+from edged.upstream.inflate import Inflater, NotInflatable
+from edged.upstream.transport import content_encoding, is_json, protocol_error, timed_out, transport_error
 from edged.upstream.waits import Waits
 from edged.upstream.wire import Malformed, as_object, parse_json
 
@@ -39,6 +40,8 @@ class Reading:
         self._first_token_at_s = first_token_at_s
         self._parser = sse.Parser(max_event_bytes=min(sse.MAX_EVENT_BYTES, config.max_response_bytes))
         self._is_json = is_json(response.headers, config.name)
+        encoding = content_encoding(response.headers, config.name)
+        self._inflater = Inflater(encoding, max_bytes=config.max_response_bytes) if encoding else None
         self._body = bytearray()
         self._received_bytes = 0
         self._failure: UpstreamError | None = None
@@ -96,16 +99,28 @@ class Reading:
         return self._decoder.close()
 
     async def _bytes(self) -> bytes:
-        """The next bytes, b"" at the end, good or bad."""
+        """The next bytes, inflated, b"" at the end, good or bad."""
+        while True:
+            try:
+                data = await self._next_bytes()
+            except UpstreamError as exc:
+                self._lost = exc
+                return b""
+            self._received_bytes += len(data)
+            if not self._is_within_cap():
+                raise protocol_error(self._config.name, f"sent more than {self._config.max_response_bytes} bytes")
+            plain = self._plain(data)
+            if plain or not data:
+                return plain
+
+    def _plain(self, data: bytes) -> bytes:
+        if self._inflater is None or not data:
+            return data
         try:
-            data = await self._next_bytes()
-        except UpstreamError as exc:
-            self._lost = exc
-            return b""
-        self._received_bytes += len(data)
-        if not self._is_within_cap():
-            raise protocol_error(self._config.name, f"sent more than {self._config.max_response_bytes} bytes")
-        return data
+            return self._inflater.feed(data)
+        except NotInflatable as exc:
+            limit = self._config.max_response_bytes
+            raise protocol_error(self._config.name, f"sent an answer that {exc} (at most {limit} bytes)") from None
 
     async def _next_bytes(self) -> bytes:
         """One read under the deadline that runs now."""

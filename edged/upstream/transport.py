@@ -11,6 +11,7 @@ from edged import __version__
 from edged.config import UpstreamConfig
 from edged.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
 from edged.upstream import dns
+from edged.upstream.inflate import Inflater
 
 _KEEP_ALIVE_S = 30.0
 
@@ -57,6 +58,16 @@ def is_json(headers: Mapping[str, str], upstream: str) -> bool:
     if "html" in kind or "ndjson" in kind:
         raise protocol_error(upstream, f"answered with {'HTML' if 'html' in kind else 'NDJSON'} instead of a stream")
     return kind.endswith("json")
+
+
+def content_encoding(headers: Mapping[str, str], upstream: str) -> str | None:
+    """How the body is compressed, None where it is not. Raises: UpstreamProtocolError where we cannot inflate it."""
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding in {"", "identity"}:
+        return None
+    if not Inflater.knows(encoding):
+        raise protocol_error(upstream, "sent an answer in a compression that was not asked for")
+    return encoding
 
 
 def transport_error(upstream: str, exc: Exception) -> UpstreamError:

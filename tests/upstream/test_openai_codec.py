@@ -5,7 +5,7 @@ import json
 import pytest
 from upstream_builders import a_decoder, a_request, encode, text_of
 
-from edged.core import FinishReason, Message, Role, Sampling, Token, ToolCall, Usage
+from edged.core import FinishReason, Message, Role, Sampling, Token, Tool, ToolCall, Usage
 from edged.errors import (
     Unsupported,
     UpstreamBusy,
@@ -212,6 +212,20 @@ def test_either_ending_alone_completes_an_answer():
     """A finish reason without [DONE], or [DONE] without a finish reason, is a complete answer (F08)."""
     assert decode(chunk("x"), chunk(finish="length"))[-1].finish is FinishReason.LENGTH
     assert decode(chunk("x"), "[DONE]")[-1].finish is FinishReason.STOP
+
+
+def test_done_without_a_finish_reason_does_not_end_an_open_call():
+    """Cut arguments are no call: nothing repairs them (F08)."""
+    for arguments, is_whole in (('{"city":', False), ('{"city":"Oslo"}', True)):
+        decoder = a_decoder(tools=(Tool("weather"),))
+        call = {"index": 0, "id": "c", "function": {"name": "weather", "arguments": arguments}}
+        decoder.event(json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}))
+        decoder.event("[DONE]")
+        if is_whole:
+            assert decoder.close()[-1].finish is FinishReason.TOOL_CALLS
+        else:
+            with pytest.raises(UpstreamProtocolError):
+                decoder.close()
 
 
 @pytest.mark.parametrize("events", [[], [chunk("x")], [chunk("x"), chunk("y")], ['{"choices":[]}']])

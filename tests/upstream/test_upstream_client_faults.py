@@ -5,6 +5,7 @@ import gzip
 import json
 import time
 import traceback
+import zlib
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -219,17 +220,51 @@ def test_an_answer_beyond_the_cap_is_cut_off(reply):
     run(main)
 
 
-def test_a_compressed_answer_is_refused_unread():
-    """Identity is asked for; ten megabytes of zeros in a few kilobytes are not inflated (E10)."""
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP"])
+def test_a_compressed_answer_is_read_although_identity_was_asked_for(encoding):
+    """Proxies compress all the same; sliced anywhere it is the same answer, and cut anywhere it is none."""
+    compress = gzip.compress if encoding.lower() == "gzip" else zlib.compress
+    packed = compress(SHORT_BYTES)
 
     async def main():
         async with ScriptedUpstream() as up, a_client(up) as client:
-            bomb = gzip.compress(bytes(10_000_000))
-            for status in (200, 500):
-                up.reply(status=status, body=bomb, headers={"Content-Encoding": "gzip"})
-                _, error = await outcome(client)
-                assert isinstance(error, UpstreamError)
+            for size in (1, 7, None):
+                up.reply(body=packed, headers={"Content-Encoding": encoding}, slice_bytes=size)
+                assert await outcome(client) == ("日本🚀", None)
             assert up.seen[0].headers["Accept-Encoding"] == "identity"
+            up.reply(body=packed, headers={"Content-Encoding": encoding}, cut_at_byte=len(packed) // 2)
+            _, error = await outcome(client)
+            assert isinstance(error, UpstreamUnavailable | UpstreamProtocolError)
+
+    run(main)
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("line", [b"\n", b"\0"])
+def test_a_bomb_is_not_inflated_beyond_the_cap(status, line):
+    """Ten megabytes in a few kilobytes (E10)."""
+
+    async def main():
+        async with ScriptedUpstream() as up, a_client(up, max_response_bytes=100_000) as client:
+            up.reply(status=status, body=gzip.compress(line * 10_000_000), headers={"Content-Encoding": "gzip"})
+            _, error = await outcome(client)
+            assert isinstance(error, UpstreamError)
+            assert status == 500 or "100000 bytes" in error.message
+
+    run(main)
+
+
+@pytest.mark.parametrize(("encoding", "body"), [("br", b"x"), ("zstd", b"x"), ("gzip, gzip", b"x"), ("gzip", b"plain")])
+def test_what_cannot_be_inflated_is_a_protocol_error(encoding, body):
+    """Other compressions, several of them, or none in spite of what the header says."""
+
+    async def main():
+        async with ScriptedUpstream() as up, a_client(up) as client:
+            up.reply(body=body, headers={"Content-Encoding": encoding})
+            _, error = await outcome(client)
+            assert type(error) is UpstreamProtocolError
+
+    run(main)
 
     run(main)
 
