@@ -6,7 +6,8 @@ Any other field is an unknown parameter; none is ignored but ``user``, which cha
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic_core import PydanticCustomError
 
 from edged.core import Completion, Limits
 from edged.core.texts import TextsRequest
@@ -35,6 +36,15 @@ class EmbeddingsBody(_Strict):
     user: str | None = None
 
 
+def _document(value: Any) -> Any:
+    """A lone string stands for a document that is nothing but its text."""
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, dict):
+        return value
+    raise PydanticCustomError("invalid_type", "must be a string or an object with a text")
+
+
 class Document(_Strict):
     text: str = Field(min_length=1)
 
@@ -43,7 +53,7 @@ class RerankBody(_Strict):
     model: str = Field(min_length=1, max_length=200)
     query: str = Field(min_length=1)
     documents: Annotated[
-        list[Annotated[str, Field(min_length=1)] | Document], FailFast(), Field(min_length=1, max_length=MAX_DOCUMENTS)
+        list[Annotated[Document, BeforeValidator(_document)]], FailFast(), Field(min_length=1, max_length=MAX_DOCUMENTS)
     ]
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool | None = None
@@ -87,7 +97,7 @@ def rerank_request(document: dict[str, Any], *, header: str | None = None, **kno
     Raises: InvalidRequest, Unsupported.
     """
     body = validate(RerankBody, document)
-    texts = tuple(d if isinstance(d, str) else d.text for d in body.documents)
+    texts = tuple(document.text for document in body.documents)
     request = TextsRequest(
         model=body.model,
         api="rerank",
