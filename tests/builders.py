@@ -47,14 +47,14 @@ def a_route(*, thresholds=None, budget=None, **fields):
     return RouteConfig.model_validate({**document, "thresholds": thresholds or {}, "budget": budget or {}})
 
 
-def a_config(*, routes=None, upstreams=(), models=("small",)):
-    """A whole config; ``upstreams`` are UpstreamConfig values."""
+def a_config(*, routes=None, upstreams=(), models=("small",), **sections):
+    """A whole config; ``upstreams`` are UpstreamConfig values, ``sections`` further tables as in the file."""
     document = {
         "model": [{"name": name, "file": "/nowhere.gguf"} for name in models],
         "upstream": [upstream.model_dump(by_alias=True) for upstream in upstreams],
         "route": [route.model_dump(mode="json") for route in routes or [a_route()]],
     }
-    return Config.model_validate(document)
+    return Config.model_validate(document | sections)
 
 
 def the_terms(**fields):

@@ -96,8 +96,22 @@ class Outcome:
 
 
 @asynccontextmanager
-async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 20_000 * DAY_S, engine=None, **route):
-    """A box with one route "auto" over one engine "small" and upstreams "cloud", "cloud1", ..."""
+async def a_box(
+    *,
+    ups=1,
+    up_config=None,
+    sinks=(),
+    spent_uusd=0,
+    clock=lambda: 20_000 * DAY_S,
+    engine=None,
+    ledger=None,
+    sections=None,
+    **route,
+):
+    """A box with one route "auto" over one engine "small" and upstreams "cloud", "cloud1", ...
+
+    ``sections`` are further tables of the config; with a ``ledger`` money is kept there, and read from there.
+    """
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(ScriptedUpstream()) for _ in range(ups)]
         quick = {"connect_timeout_s": 1.0, "first_token_timeout_s": 2.0, "idle_timeout_s": 2.0, **(up_config or {})}
@@ -105,14 +119,16 @@ async def a_box(*, ups=1, up_config=None, sinks=(), spent_uusd=0, clock=lambda: 
         upstreams = [server.config(name, **quick) for server, name in zip(servers, names, strict=True)]
         fields = {"cloud": [f"{name}/scripted-model" for name in names], **route}
         fields.setdefault("hold_tokens", 4)
-        config = a_config(routes=[a_route(**fields)], upstreams=upstreams)
+        config = a_config(routes=[a_route(**fields)], upstreams=upstreams, **(sections or {}))
         stack.push_async_callback(_let_accepts_end)
         client = await stack.enter_async_context(UpstreamClient(upstreams))
-        cloud = Cloud(client, Money(config, kept=kept_today(spent_uusd), clocks=Clocks(wall_s=clock, elapsed_s=clock)))
+        kept = ledger.kept_money() if ledger else kept_today(spent_uusd)
+        cloud = Cloud(client, Money(config, journal=ledger, kept=kept, clocks=Clocks(wall_s=clock, elapsed_s=clock)))
         await stack.enter_async_context(looked_after(cloud))
         engine = engine or ScriptedEngine()
         records: list[Record] = []
-        dispatcher = Dispatcher(config, engines={"small": engine}, cloud=cloud, sinks=[*sinks, records.append])
+        sinks = [*sinks, *([ledger.append] if ledger else []), records.append]
+        dispatcher = Dispatcher(config, engines={"small": engine}, cloud=cloud, sinks=sinks)
         yield Box(dispatcher, engine, servers, client, cloud, records)
 
 
