@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from edged.config import Config, ModelConfig, RouteConfig, SpendingConfig, UpstreamConfig, resolve_secret
+from edged.dispatch.veil import Veil
 from edged.errors import CatalogueError, ConfigError
 from edged.toml_index import Location
 from edged.upstream.pricing import stale_prices
@@ -43,6 +44,7 @@ def effects(config: Config) -> Iterator[Effect]:
         yield from _upstream(upstream, ("upstream", number), config)
     for number, route in enumerate(config.routes):
         yield from _route(route, ("route", number), everybody=config.budget)
+    yield from _redaction(config)
     yield from _shape(config)
 
 
@@ -149,6 +151,13 @@ def _upstream(upstream: UpstreamConfig, at: Location, config: Config) -> Iterato
     used = {name for route in config.routes for name in route.cloud}
     if not any(f"{upstream.name}/{model.name}" in used for model in upstream.models):
         yield _warning(at, f'no route has "{upstream.name}/..." in its cloud list: only requests that name it reach it')
+
+
+def _redaction(config: Config) -> Iterator[Effect]:
+    try:
+        Veil(config).check()
+    except ConfigError as exc:
+        yield _error(("redact",), exc.message.removeprefix("redact."))
 
 
 def _old_prices(upstream: UpstreamConfig, at: Location, after_days: int) -> Iterator[Effect]:

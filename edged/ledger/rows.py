@@ -4,6 +4,7 @@ Writing is total: whatever a record holds becomes something SQLite can bind, bec
 lone surrogate, a NaN, an integer beyond 64 bits) must not hold up the rows behind it.
 """
 
+import json
 import math
 import sqlite3
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def request_row(record: Record, clock_s: float) -> Row:
         "load_s": _real(record.timings.load_s),
         "cost_uusd": _whole(record.cost_uusd),
         "error": _optional_text(record.error, ERROR_CHARS),
+        "redacted": None if record.redacted is None else _text(json.dumps(dict(record.redacted)), ERROR_CHARS),
         "prompt_text": _optional_text(record.prompt_text, TEXT_CHARS),
         "answer_text": _optional_text(record.answer_text, TEXT_CHARS),
     }
@@ -133,9 +135,20 @@ def to_record(row: sqlite3.Row, attempts: Sequence[sqlite3.Row], decisions: Sequ
         attempts=tuple(_to_attempt(attempt) for attempt in attempts),
         decisions=tuple(_to_decision(decision) for decision in decisions),
         error=row["error"],
+        redacted=_to_counts(row["redacted"]),
         prompt_text=row["prompt_text"],
         answer_text=row["answer_text"],
     )
+
+
+def _to_counts(text: str | None) -> tuple[tuple[str, int], ...] | None:
+    """Raises: ValueError for what this version did not write."""
+    if text is None:
+        return None
+    counts = json.loads(text)
+    if not isinstance(counts, dict):
+        raise ValueError("redacted is not an object")  # noqa: TRY004 - ValueError is what the reader expects
+    return tuple((str(kind), int(count)) for kind, count in counts.items())
 
 
 def _to_attempt(row: sqlite3.Row) -> Attempt:

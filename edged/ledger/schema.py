@@ -10,7 +10,7 @@ running in all when the row was written: it never runs ahead of true time, so it
 import sqlite3
 
 APPLICATION_ID = 0x45444744  # "EDGD", bytes 68-71 of the file
-VERSION = 5
+VERSION = 6
 DAWN = 1_704_067_200.0  # 2024-01-01: a label before it was written by a clock that was not yet set
 
 _VERSION_1 = (
@@ -147,6 +147,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: _MONEY,
     3: (_AUDITS,),
     4: _PREDICTIONS,
+    5: ("ALTER TABLE requests ADD COLUMN redacted TEXT",),
 }
 
 

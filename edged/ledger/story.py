@@ -137,9 +137,15 @@ def _result(record: Record) -> Iterator[str]:
         yield f"engine time: {parts}, decode {seconds(timings.decode_s)}"
     if timings.load_s:
         yield f"waited {seconds(timings.load_s)} for the model to load, which no threshold counts"
+    if record.redacted is not None:
+        yield f"hidden from the cloud: {_hidden(record.redacted)}"
     yield f"cost {dollars(record.cost_uusd)}"
     if wasted := sum(a.usage.completion_tokens for a in record.attempts if a.outcome is not Outcome.SERVED):
         yield f"{wasted} completion tokens were thrown away"
+
+
+def _hidden(counts: tuple[tuple[str, int], ...]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts) or "nothing was found to hide"
 
 
 def _ending(record: Record) -> str:

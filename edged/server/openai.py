@@ -216,6 +216,8 @@ def edged_object(record: Record) -> Json:
         "reason": record.reason.value,
         "confidence": record.confidence,
         "offline": record.offline,
+        "locality": record.locality.value,
+        "redacted": dict(record.redacted or ()),
         "cost_usd": record.cost_uusd / _USD,
         "timings": {
             "ttft_s": _rounded(record.ttft_s),
