@@ -60,7 +60,7 @@ def whole(request: Request) -> bytes | None:
 
 
 def digest(request: Request, messages: Sequence[Message]) -> bytes:
-    """128 bits of tenant, model asked for and messages; each part carries its length, so that none runs into another."""
+    """128 bits of tenant, model asked for and messages; each part carries its length: none runs into the next."""
     found = hashlib.blake2b(digest_size=16)
     for part in (request.tenant, request.model):
         _add(found, part)

@@ -54,6 +54,51 @@ def structured_score(tokens: Sequence[Token]) -> float | None:
     return min(math.exp(_STRETCH * blend), CEILING)
 
 
+def free_text_bound(tokens: Sequence[Token], most_tokens: int) -> float:
+    """The best score that free text beginning with ``tokens`` can still get, with at most ``most_tokens`` in all.
+
+    The best case is that every further token is certain. Each of the three parts then only grows with the length: the
+    mean; the low quantile, whose rank moves up among the same values; the worst window, which stays.
+    """
+    logprobs = [max(token.logprob, _FLOOR) for token in tokens if not math.isnan(token.logprob)]
+    if not logprobs:
+        return CEILING
+    size = max(most_tokens, len(logprobs))
+    rank = int(LOW_QUANTILE * (size - 1))
+    low = sorted(logprobs)[rank] if rank < len(logprobs) else 0.0
+    window = [*logprobs, *[0.0] * min(size - len(logprobs), WINDOW_TOKENS)]
+    mean = sum(logprobs) / size
+    blend = _MEAN_WEIGHT * mean + _QUANTILE_WEIGHT * min(low, 0.0) + _WINDOW_WEIGHT * _worst_window(window)
+    return min(math.exp(_STRETCH * blend), CEILING)
+
+
+def structured_bound(tokens: Sequence[Token], most_tokens: int) -> float:
+    """As ``free_text_bound``, of JSON: whether a byte is part of a value does not depend on what follows it."""
+    places = set(value_places([token.piece for token in tokens]))
+    values = [token for place, token in enumerate(tokens) if place in places]
+    logprobs = [max(token.logprob, _FLOOR) for token in values if not math.isnan(token.logprob)]
+    if not logprobs:
+        return CEILING
+    most_values = max(most_tokens - (len(tokens) - len(values)), len(logprobs))
+    blend = _VALUE_MEAN_WEIGHT * sum(logprobs) / most_values + _VALUE_MIN_WEIGHT * min(logprobs)
+    return min(math.exp(_STRETCH * blend), CEILING)
+
+
+LOOP_TOKENS = 64
+LOOP_ROUNDS = 4
+_LONGEST_PERIOD_TOKENS = 32
+
+
+def is_looping(tokens: Sequence[Token]) -> bool:
+    """Whether the text ends in the same run of tokens over and over: ``LOOP_ROUNDS`` times, ``LOOP_TOKENS`` in all."""
+    pieces = [token.piece for token in tokens[-(LOOP_ROUNDS * _LONGEST_PERIOD_TOKENS) :]]
+    for period in range(1, _LONGEST_PERIOD_TOKENS + 1):
+        length = max(LOOP_TOKENS, LOOP_ROUNDS * period)
+        if length <= len(pieces) and pieces[-length + period :] == pieces[-length:-period]:
+            return True
+    return False
+
+
 def _worst_window(logprobs: list[float]) -> float:
     """The lowest mean over any run of WINDOW_TOKENS tokens."""
     size = min(WINDOW_TOKENS, len(logprobs))

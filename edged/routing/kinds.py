@@ -1,9 +1,9 @@
 """What kind of query a request is: its task, as asked or as it looks.
 
 Two sorts of evidence, in this order. The form is a fact: functions to call, a JSON schema, a set of labels, a long
-conversation. The content is a guess, from the newest user message alone, of which at most ``READ_CHARS`` are read from
-each end; each pattern is a set of words or a fixed string, so the time is linear and bounded. A guess never beats a fact,
-a task that is asked for beats both.
+conversation. The content is a guess, from the newest user message alone, of which at most ``READ_CHARS`` are read at
+each end; each pattern is a set of words or a fixed string, so the time is linear and bounded. A guess never beats a
+fact, a task that is asked for beats both.
 """
 
 import json
@@ -138,6 +138,10 @@ def _newest(request: Request) -> str:
     return text if len(text) <= 2 * READ_CHARS else f"{text[:READ_CHARS]}\n{text[-READ_CHARS:]}"
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _WORD = re.compile(r"[^\W\d_]+")
 
 _CODE_MARKS = (
@@ -153,23 +157,21 @@ _CODE_MARKS = (
     "SELECT ",
     "public static",
 )
-_CODE_NAMES = frozenset(
-    "python javascript typescript java rust golang sql bash regex html css kotlin php c++ dockerfile".split()
-)
-_CODE_WORDS = frozenset(
+_CODE_NAMES = _words("python javascript typescript java rust golang sql bash regex html css kotlin php c++ dockerfile")
+_CODE_WORDS = _words(
     "function code program script class method algorithm compile compiler debug bug refactor exception traceback "
-    "unittest api query implement funktion programm skript fonction programme función".split()
+    "unittest api query implement funktion programm skript fonction programme función"
 )
-_TRANSLATE = frozenset(
+_TRANSLATE = _words(
     "translate translates translation übersetze übersetzen übersetzt übersetzung traduis traduire traduisez traduction "
-    "traduce traducir traduzca traducción traduci tradurre traduzione traduza traduzir tradução".split()
+    "traduce traducir traduzca traducción traduci tradurre traduzione traduza traduzir tradução"
 )
-_MATHS_WORDS = frozenset(
+_MATHS_WORDS = _words(
     "calculate compute solve equation integral derivative sum product percent percentage probability prove theorem "
     "polynomial matrix fraction multiply divided minus plus sqrt berechne gleichung wahrscheinlichkeit prozent calcule "
-    "équation calcula ecuación".split()
+    "équation calcula ecuación"
 )
-_ARITHMETIC = re.compile(r"\d\s?[-+*/^×÷=]\s?\d")
+_ARITHMETIC = re.compile(r"\d\s?[-+*/^\u00d7\u00f7=]\s?\d")
 _MATHS_MARKS = ("\\frac", "\\int", "\\sum", "$$", "∫", "∑", "√")
 _ENOUGH_MARKS = 2
 _NUMBERS = re.compile(r"\d+")

@@ -31,7 +31,7 @@ def predict_ttft_s(
     """Seconds until a newcomer's first token: everyone's prompts before it, then its own. None until measured.
 
     A token deep in a context costs more than one at its beginning, so a curve, where there is one, goes before the
-    worker's single rate; prompts in front are taken for as long as they are together, each from its own beginning.
+    worker's single rate.
     """
     raw_s = raw_wait_s(snapshot, uncached_tokens=uncached_tokens, cached_tokens=cached_tokens, learned=learned)
     return None if raw_s is None else raw_s * learned.bias
@@ -55,11 +55,12 @@ def _prefill_s(snapshot: EngineSnapshot, learned: Learned, start_tokens: int, to
 
 
 def _queued_s(snapshot: EngineSnapshot, learned: Learned) -> float:
-    """Prompts in front: how many they are is known, how long each is not; they share the tokens evenly."""
-    prompts = max(1, snapshot.waiting)
-    each_s = _prefill_s(snapshot, learned, 0, snapshot.queued_prompt_tokens // prompts) or 0.0
-    rest_s = _prefill_s(snapshot, learned, 0, snapshot.queued_prompt_tokens % prompts) or 0.0
-    return prompts * each_s + rest_s
+    """Prompts in front: how many they are is known, how long each is not; they are taken to be of one length."""
+    tokens = snapshot.queued_prompt_tokens
+    if learned.curve is not None:
+        each_tokens = tokens / max(1, snapshot.waiting)
+        return tokens * (learned.curve.base_s + learned.curve.slope_s * each_tokens / 2) / learned.speed
+    return tokens / snapshot.prefill_tps if snapshot.prefill_tps else 0.0
 
 
 def _slot_wait_s(snapshot: EngineSnapshot) -> float:

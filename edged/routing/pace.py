@@ -124,11 +124,11 @@ def fitted(prompts: list[Prefilled]) -> Curve | None:
 class LocalPace:
     """What predictions for one local model are corrected by: the measured prefill curve, and a bias.
 
-    The bias is the median of measured over predicted waits. Hysteresis: the one in force stays until the median has left
-    a band around it, so that a decision near the threshold does not follow every sample.
+    The bias is the median of measured over predicted waits. Hysteresis: the one in force stays until the median has
+    left a band around it, so that a decision near the threshold does not follow every sample.
 
-    ``speed`` (1 = full clock) divides it out of what is noted and back into what is predicted: what was learned hot does
-    not make a cool box look slow.
+    ``speed`` (1 = full clock) divides it out of what is noted and back into what is predicted: what was learned hot
+    does not make a cool box look slow.
     """
 
     prompts: deque[Prefilled] = field(default_factory=lambda: deque(maxlen=KEPT_SAMPLES))

@@ -4,7 +4,7 @@ Each function reads its arguments and nothing else; the caller logs and acts. De
 docstring and in the body alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -14,20 +14,19 @@ from edged.core import (
     Decision,
     EngineSnapshot,
     EngineState,
-    FinishReason,
     Limits,
     Locality,
     Reason,
     Release,
     Request,
     Target,
-    Token,
     Trust,
     strictest,
 )
 from edged.errors import InvalidRequest, Unsupported
-from edged.routing.confidence import free_text_score, structured_score
-from edged.routing.latency import predict_total_s, predict_ttft_s
+from edged.routing.latency import EXPECTED_ANSWER_TOKENS, NOTHING_LEARNED, Learned, predict_total_s, predict_ttft_s
+from edged.routing.pace import Outlook
+from edged.routing.probation import Observation
 
 _NO_HURRY_S = 86_400.0
 
@@ -37,6 +36,8 @@ class Terms:
     """What route, API key and request allow together; each has only tightened it.
 
     ``has_cloud``: the route names upstreams; ``upstreams``: those that this request may be sent to, in order.
+    ``learned`` and ``outlook`` are what was measured of the local model and of the upstream that would be asked;
+    ``keeps_author``: the conversation is at home in the cloud.
     """
 
     locality: Locality
@@ -53,6 +54,9 @@ class Terms:
     has_images: bool = False
     deadline_s: float | None = None
     max_cost_uusd: int | None = None
+    learned: Learned = NOTHING_LEARNED
+    outlook: Outlook | None = None
+    keeps_author: bool = False
 
     @property
     def label(self) -> Locality:
@@ -147,35 +151,52 @@ def admit(allowed: Terms, engine: EngineSnapshot | None, *, in_flight: int) -> D
 
     1. Pinned to the cloud, or no local model: the cloud.
     2. Images, which no local model reads: the cloud.
-    3. No worker to answer: the cloud where allowed, else nobody.
-    4. Memory is short, and the cloud is allowed: the cloud.
-    5. Loading the model takes longer than a request may wait, and the cloud is allowed: the cloud.
-    6. Every slot taken and the queue full: the cloud where allowed, else nobody.
-    7. Pinned to the box: the box.
-    8. The box.
+    3. The conversation is at home in the cloud, which is allowed: the cloud.
+    4. No worker to answer: the cloud where allowed, else nobody.
+    5. Memory is short, and the cloud is allowed: the cloud.
+    6. Loading the model takes longer than a request may wait, and than the cloud, which is allowed: the cloud.
+    7. Every slot taken and the queue full: the cloud where allowed, else nobody.
+    8. Pinned to the box: the box.
+    9. The box.
     """
     elsewhere = Target.CLOUD if allowed.may_escalate else Target.NONE
     if allowed.locality is Locality.CLOUD_ONLY or not allowed.has_local:  # 1
         return _decide(Target.CLOUD, Reason.PINNED_CLOUD)
     if allowed.has_images:  # 2
         return _decide(Target.CLOUD, Reason.CAPABILITY)
-    if engine is None or (engine.state is not EngineState.READY and engine.load_wait_s is None):  # 3
+    if allowed.keeps_author and allowed.may_escalate:  # 3
+        return _decide(Target.CLOUD, Reason.KEPT_AUTHOR)
+    if engine is None or (engine.state is not EngineState.READY and engine.load_wait_s is None):  # 4
         return _decide(elsewhere, Reason.LOCAL_UNAVAILABLE)
-    if engine.host_pressure and allowed.may_escalate:  # 4
+    if engine.host_pressure and allowed.may_escalate:  # 5
         return _decide(Target.CLOUD, Reason.HOST_PRESSURE)
     patience_s = load_patience_s(allowed)
-    if patience_s is not None and engine.load_wait_s is not None and engine.load_wait_s > patience_s:  # 5
+    if patience_s is not None and engine.load_wait_s is not None and engine.load_wait_s > patience_s:  # 6
         return _decide(Target.CLOUD, Reason.LOCAL_UNAVAILABLE, threshold=patience_s)
-    if in_flight >= engine.slots + allowed.queue:  # 6
+    if in_flight >= engine.slots + allowed.queue:  # 7
         return _decide(elsewhere, Reason.QUEUE_FULL if allowed.may_escalate else Reason.REJECTED_BUSY)
-    if allowed.is_kept_here:  # 7
+    if allowed.is_kept_here:  # 8
         return _decide(Target.LOCAL, Reason.PINNED_LOCAL)
-    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 8
+    return _decide(Target.LOCAL, Reason.WITHIN_BUDGET)  # 9
 
 
 def load_patience_s(allowed: Terms) -> float | None:
     """How long a request may wait for a model to load; None, for as long as that takes, where nobody else answers."""
-    return min(allowed.ttft_s, allowed.deadline_s or allowed.ttft_s) if allowed.may_escalate else None
+    if not allowed.may_escalate:
+        return None
+    ttft_s = max(allowed.ttft_s, allowed.outlook.ttft_s) if allowed.outlook else allowed.ttft_s
+    return min(ttft_s, allowed.deadline_s or ttft_s)
+
+
+def with_patience(allowed: Terms, *, elapsed_s: float) -> Terms:
+    """The same for a local try that begins now: it may be as late as the cloud would have been, had it been asked.
+
+    Leaving sooner would be leaving for something slower. Later, the local side has been overtaken by its own forecast.
+    """
+    if allowed.outlook is None:
+        return allowed
+    cloud_s = allowed.outlook.ttft_s
+    return replace(allowed, ttft_s=max(allowed.ttft_s, elapsed_s + cloud_s), itl_s=max(allowed.itl_s, cloud_s))
 
 
 def review_admission(
@@ -193,19 +214,21 @@ def review_admission(
     ``elapsed_s`` is without ``load_s``, a cold load that came before: it counts for the request's deadline alone.
 
     1. Prompt and the answer asked for do not fit the context.
-    2. The first token would come too late.
-    3. The whole answer would come after the request's deadline.
+    2. The first token would come too late, and the cloud's would come sooner.
+    3. The whole answer would come after the request's deadline, and the cloud's would come sooner.
     """
-    wait_s = predict_ttft_s(engine, uncached_tokens=prompt_tokens - cached_tokens)
+    uncached = prompt_tokens - cached_tokens
+    wait_s = predict_ttft_s(engine, uncached_tokens=uncached, cached_tokens=cached_tokens, learned=allowed.learned)
     ttft_s = None if wait_s is None else elapsed_s + wait_s
+    cloud_s = None if allowed.outlook is None or not allowed.may_escalate else elapsed_s + allowed.outlook.ttft_s
     stay = Reason.PINNED_LOCAL if allowed.is_kept_here else Reason.WITHIN_BUDGET
     reason, threshold = stay, allowed.ttft_s
     if allowed.may_escalate:
         if request.max_tokens and prompt_tokens + request.max_tokens > engine.context_tokens:  # 1
             reason = Reason.CONTEXT_OVERFLOW
-        elif ttft_s is not None and ttft_s > allowed.ttft_s:  # 2
+        elif ttft_s is not None and ttft_s > allowed.ttft_s and (cloud_s is None or cloud_s < ttft_s):  # 2
             reason = Reason.TTFT_PREDICTED
-        elif _misses_deadline(allowed, engine, request, None if ttft_s is None else ttft_s + load_s):  # 3
+        elif _misses_deadline(allowed, engine, request, None if ttft_s is None else ttft_s + load_s, elapsed_s):  # 3
             reason, threshold = Reason.DEADLINE_PREDICTED, allowed.deadline_s or 0.0
     target = Target.LOCAL if reason is stay else Target.CLOUD
     return Decision(
@@ -215,14 +238,21 @@ def review_admission(
         at_s=elapsed_s,
         predicted_ttft_s=ttft_s,
         threshold=None if ttft_s is None else threshold,
+        cloud_ttft_s=cloud_s,
+        speed=allowed.learned.speed,
     )
 
 
-def _misses_deadline(allowed: Terms, engine: EngineSnapshot, request: Request, ttft_s: float | None) -> bool:
+def _misses_deadline(
+    allowed: Terms, engine: EngineSnapshot, request: Request, ttft_s: float | None, elapsed_s: float
+) -> bool:
     if allowed.deadline_s is None or ttft_s is None:
         return False
     total_s = predict_total_s(engine, ttft_s=ttft_s, answer_tokens=request.max_tokens)
-    return total_s is not None and total_s > allowed.deadline_s
+    if total_s is None or total_s <= allowed.deadline_s:
+        return False
+    answer_tokens = request.max_tokens or EXPECTED_ANSWER_TOKENS
+    return allowed.outlook is None or elapsed_s + allowed.outlook.total_s(answer_tokens) < total_s
 
 
 class Verdict(StrEnum):
@@ -233,54 +263,14 @@ class Verdict(StrEnum):
     DEFER = "defer"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """A local answer so far. ``elapsed_s`` counts from receipt, ``silence_s`` from the last token.
-
-    ``has_text``: text or a function call. ``structured``: the choices that are JSON or calls, or may become calls.
-    ``malformed``: a finished one of them is not what it should be.
-    """
-
-    elapsed_s: float
-    silence_s: float
-    choices: tuple[Sequence[Token], ...]
-    finishes: tuple[FinishReason | None, ...]
-    has_text: bool
-    cut_short: bool = False
-    structured: frozenset[int] = frozenset()
-    malformed: bool = False
-
-    @property
-    def started(self) -> bool:
-        return any(self.choices) or self.finished
-
-    @property
-    def finished(self) -> bool:
-        return all(finish is not None for finish in self.finishes)
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens of the shortest choice that is still going on."""
-        going = [len(tokens) for tokens, finish in zip(self.choices, self.finishes, strict=True) if finish is None]
-        return min(going, default=0)
-
-    @property
-    def confidence(self) -> float | None:
-        """The least confident choice decides."""
-        scores = [self._score(choice, tokens) for choice, tokens in enumerate(self.choices)]
-        return min((score for score in scores if score is not None), default=None)
-
-    def _score(self, choice: int, tokens: Sequence[Token]) -> float | None:
-        return structured_score(tokens) if choice in self.structured else free_text_score(tokens)
-
-
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A verdict with its reason and the confidence it was based on."""
+    """A verdict with its reason and the confidence it was based on. ``early``: before there was enough to judge."""
 
     verdict: Verdict
     reason: Reason = Reason.WITHIN_BUDGET
     confidence: float | None = None
+    early: bool = False
 
 
 def review(seen: Observation, allowed: Terms) -> Review:
@@ -288,34 +278,63 @@ def review(seen: Observation, allowed: Terms) -> Review:
 
     1. No token in time.
     2. Too long a gap between tokens.
-    3. Finished without text, cut short of what was asked, or not the JSON that was asked for.
-    4. Enough of it to judge, and not trusted.
-    5. Enough of it to judge, and kept.
-    6. Wait.
+    3. Not over, and it can no longer pass.
+    4. Not over, and not enough of it to judge: wait.
+    5. Finished without text, cut short of what was asked, or not the JSON that was asked for.
+    6. Not trusted.
+    7. Kept.
     """
     if not seen.started:
         late = seen.elapsed_s >= allowed.ttft_s  # 1
         return Review(Verdict.DEFER, Reason.TTFT_EXCEEDED) if late else Review(Verdict.WAIT)
     if not seen.finished and seen.silence_s >= allowed.itl_s:  # 2
         return Review(Verdict.DEFER, Reason.ITL_EXCEEDED, seen.confidence)
-    if not (seen.finished or _judgeable(seen, allowed)):
-        return Review(Verdict.WAIT)  # 6
-    if seen.finished and not seen.has_text:  # 3
+    is_judgeable = seen.finished or _judgeable(seen, allowed)
+    if not is_judgeable and (why := _hopeless(seen, allowed)) is not None:  # 3
+        return Review(Verdict.DEFER, why, seen.confidence, early=True)
+    if not is_judgeable:
+        return Review(Verdict.WAIT)  # 4
+    if seen.finished and not seen.has_text:  # 5
         return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
     if seen.finished and seen.cut_short:
         return Review(Verdict.DEFER, Reason.TRUNCATED, seen.confidence)
     if seen.finished and seen.malformed:
         return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
-    confidence = seen.confidence
-    if allowed.confidence > 0 and (confidence is None or confidence < allowed.confidence):  # 4
+    confidence = seen.confidence_of(_judged_tokens(seen, allowed))
+    if allowed.confidence > 0 and (confidence is None or confidence < allowed.confidence):  # 6
         return Review(Verdict.DEFER, Reason.LOW_CONFIDENCE, confidence)
-    return Review(Verdict.KEEP, confidence=confidence)  # 5
+    return Review(Verdict.KEEP, confidence=confidence)  # 7
+
+
+def _judged_tokens(seen: Observation, allowed: Terms) -> int | None:
+    """How many tokens of each choice decide, None: all. JSON and calls stand or fall as a whole."""
+    is_guarded = allowed.release is Release.GUARDED and not seen.structured
+    return allowed.hold_tokens if is_guarded else None
 
 
 def _judgeable(seen: Observation, allowed: Terms) -> bool:
-    """JSON and calls are short and stand or fall as a whole: they are held to their end."""
-    is_guarded = allowed.release is Release.GUARDED and not seen.structured
-    return is_guarded and seen.held_tokens >= allowed.hold_tokens
+    judged_tokens = _judged_tokens(seen, allowed)
+    return judged_tokens is not None and seen.held_tokens >= judged_tokens
+
+
+def _hopeless(seen: Observation, allowed: Terms) -> Reason | None:
+    """Why an answer that goes on cannot pass any more; None where it still may.
+
+    1. It cannot become the JSON that was asked for.
+    2. It says the same over and over.
+    3. Were every further token certain, its score would stay below the threshold.
+    4. At its own pace it misses the deadline, and the cloud would be sooner.
+    """
+    if seen.malformed or seen.looping:  # 1, 2
+        return Reason.INVALID_OUTPUT
+    if allowed.confidence > 0 and seen.best_confidence(_judged_tokens(seen, allowed)) < allowed.confidence:  # 3
+        return Reason.LOW_CONFIDENCE
+    total_s = seen.expected_total_s
+    if allowed.deadline_s is None or total_s is None or total_s <= allowed.deadline_s:
+        return None
+    tokens = seen.asked_tokens or EXPECTED_ANSWER_TOKENS
+    cloud_s = seen.elapsed_s + seen.load_s + allowed.outlook.total_s(tokens) if allowed.outlook else 0.0
+    return Reason.DEADLINE_PREDICTED if cloud_s < total_s else None  # 4
 
 
 def next_deadline_s(seen: Observation, allowed: Terms) -> float:
