@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from edged.bench import compare, engine, serve
+from edged.bench import compare, engine, proxy, serve
 from edged.bench.client import BenchError
 
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="bench", description="Load on OpenAI-compatible servers, and what it felt like."
     )
     subparsers = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-    for subcommand in (serve, compare, engine):
+    for subcommand in (serve, compare, engine, proxy):
         subcommand.add_parser(subparsers)
     args = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored

@@ -1,6 +1,7 @@
 """Command line options that the subcommands share."""
 
 import argparse
+import math
 
 from edged.bench.load import Plan
 
@@ -21,6 +22,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!a} is not a number of at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A duration above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!a} is not a number of seconds above 0")
+    return value
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

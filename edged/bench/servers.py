@@ -47,7 +47,7 @@ class Server:
 
 def edged(setting: Setting, directory: Path, models: Sequence[str] = ("bench",)) -> Server:
     """This project's daemon, local only, with a config of its own in ``directory``; ready when all models are."""
-    port = _free_port()
+    port = free_port()
     config = directory / "edged.toml"
     threads = '"auto"' if setting.adapt else str(setting.threads)
     config.write_text(
@@ -67,7 +67,7 @@ def edged(setting: Setting, directory: Path, models: Sequence[str] = ("bench",))
 
 def llama_cpp_python(setting: Setting, python: str) -> Server:
     """llama-cpp-python's own server. It has no slots: requests wait for each other."""
-    port = _free_port()
+    port = free_port()
     options = {
         "model": setting.model,
         "n_ctx": setting.context_tokens,
@@ -83,7 +83,7 @@ def llama_cpp_python(setting: Setting, python: str) -> Server:
 
 def llama_server(setting: Setting, program: str) -> Server:
     """llama.cpp's C++ server; its context is divided by the slots."""
-    port = _free_port()
+    port = free_port()
     options = {
         "-m": setting.model,
         "-c": setting.context_tokens * setting.slots,
@@ -170,7 +170,8 @@ def _tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -76,7 +76,7 @@ def test_a_server_that_is_not_there_is_one_readable_line(capsys) -> None:
 
 def test_a_started_server_is_ready_inside_and_gone_after(tmp_path: Path) -> None:
     """It is ended by its process id, whatever happened inside."""
-    port = servers._free_port()
+    port = servers.free_port()
     server = Server("stand-in", (sys.executable, "-c", READY, str(port)), port, "/", "m")
 
     def fail_inside() -> None:
