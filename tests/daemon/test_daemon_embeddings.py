@@ -180,17 +180,18 @@ def test_models_say_what_they_are_for(client):
 
 def test_every_request_leaves_one_record(box):
     """Served or refused; tokens are the prompt's, and the metrics count them."""
-    before = rows(box, "SELECT count(*) FROM requests")[0][0]
-    post(box, EMBED, model="tiny", input=TEXTS)
-    post(box, RERANK, model="ranker", query="the cat", documents=DOCUMENTS)
-    post(box, EMBED, model="tiny", input="cat " * 63)
-    post(box, EMBED, model="auto", input="a")
-    until(lambda: rows(box, "SELECT count(*) FROM requests")[0][0] == before + 4, within_s=10)
-    found = rows(
-        box,
-        "SELECT api, model, status, served_by, error, (SELECT sum(prompt_tokens) FROM attempts a WHERE a.seq = r.seq) "
-        "FROM requests r ORDER BY seq DESC LIMIT 4",
-    )[::-1]
+    answers = [
+        post(box, EMBED, model="tiny", input=TEXTS),
+        post(box, RERANK, model="ranker", query="the cat", documents=DOCUMENTS),
+        post(box, EMBED, model="tiny", input="cat " * 63),
+        post(box, EMBED, model="auto", input="a"),
+    ]
+    asked = [headers["x-edged-request-id"] for _, headers, _ in answers]
+    tokens = "(SELECT sum(prompt_tokens) FROM attempts WHERE attempts.seq = requests.seq)"
+    of_id = "SELECT api, model, status, served_by, error, {tokens} FROM requests WHERE id = '{id}'"
+    records = [rows(box, of_id.format(tokens=tokens, id=request_id)) for request_id in asked]
+    assert [len(found) for found in records] == [1, 1, 1, 1]
+    found = [record for (record,) in records]
     assert found[0] == ("embeddings", "tiny", "ok", "local", None, sum(len(ids(text)) for text in TEXTS))
     assert found[1][:5] == ("rerank", "ranker", "ok", "local", None)
     assert found[2][:5] == ("embeddings", "tiny", "rejected", "none", "context_length_exceeded")
