@@ -1,15 +1,18 @@
 """What real providers put on the wire: each sample is written after what that provider sends or documents."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from upstream_builders import MODEL, a_client, a_request, collect, run, text_of
 
-from edged.config import UpstreamConfig
+from edged.config import UpstreamConfig, parse
 from edged.core import (
+    Clearance,
     FinishReason,
     Image,
+    Locality,
     Message,
     OutputFormat,
     OutputKind,
@@ -278,6 +281,24 @@ def test_image_data_is_sent_as_a_data_url():
     assert call.body["messages"][0]["content"] == [{"type": "image_url", "image_url": {"url": url}}]
 
 
+@pytest.mark.parametrize("trust", ["cloud", "site"])
+def test_a_picture_cannot_be_redacted(trust):
+    """Under the label redact it goes to a machine of the operator's own site or nowhere."""
+    model = {"name": MODEL, "input_usd_per_mtok": 1, "output_usd_per_mtok": 1, "vision": True}
+    request = a_request(messages=[PICTURE], clearance=Clearance(Locality.REDACT, redacted=True))
+
+    async def main():
+        async with ScriptedUpstream() as up, a_client(up, model=[model], trust=trust) as client:
+            if trust == "site":
+                assert await collect(client, request)
+                return
+            with pytest.raises(Unsupported, match="redact"):
+                await collect(client, request)
+            assert client.calls == 0
+
+    run(main)
+
+
 @pytest.mark.parametrize(
     ("fields", "flags", "param", "word"),
     [
@@ -304,6 +325,17 @@ def test_a_model_is_not_asked_for_what_it_cannot_do(kind, fields, flags, param, 
             assert word in caught.value.message
 
     run(main)
+
+
+def test_the_documented_providers_are_a_config_that_loads():
+    """Every example of docs/upstreams.md, with a route over them all."""
+    text = Path(__file__).parents[2].joinpath("docs", "upstreams.md").read_text(encoding="utf-8")
+    examples = text.partition("```toml\n")[2].partition("```")[0]
+    names = ["openai/gpt-5-mini", "claude/claude-haiku-4-5", "rack/qwen3-32b"]
+    route = f'[[route]]\nname = "auto"\nlocal = ""\ncloud = {json.dumps(names)}\n'
+    upstreams = parse(examples + route).upstreams
+    assert [upstream.name for upstream in upstreams] == ["openai", "claude", "openrouter", "groq", "rack"]
+    assert upstreams[1].kind == "anthropic"
 
 
 def test_nothing_of_a_client_but_its_values_is_sent():
