@@ -53,6 +53,7 @@ class Daemon:
         self.ledger: Ledger
         self.dispatcher: Dispatcher
         self.client: UpstreamClient
+        self.auditor: Auditor
         self.cloud: Cloud
         self.address = ("", 0)
 
@@ -86,8 +87,10 @@ class Daemon:
             veil.check()
             self.cloud = Cloud(self.client, money, retries=config.upstream_retries, veil=veil)
             sinks = (self.ledger.append, self.metrics.observe)
-            auditor = Auditor(self.cloud, self.ledger.append_audit)
-            self.dispatcher = Dispatcher(config, engines=self.engines, cloud=self.cloud, sinks=sinks, auditor=auditor)
+            self.auditor = Auditor(self.cloud, self.ledger.append_audit)
+            self.dispatcher = Dispatcher(
+                config, engines=self.engines, cloud=self.cloud, sinks=sinks, auditor=self.auditor
+            )
             self.metrics.watch(self._snapshots, self._gauges, self.cloud.upstreams.states)
             self.metrics.watch_budgets(money.snapshot)
             runner = self._runner()
@@ -96,7 +99,7 @@ class Daemon:
             stack.push_async_callback(runner.cleanup)
             await self.client.start()
             stack.push_async_callback(self.client.close)
-            stack.push_async_callback(auditor.close)
+            stack.push_async_callback(self.auditor.close)
             self._site = web.TCPSite(runner, config.server.host, config.server.port, backlog=128)
             await self._site.start()  # before any worker: a port that is taken ends the start here
             for engine in self.engines.values():
@@ -178,6 +181,8 @@ class Daemon:
             "edged_in_flight_requests": self.dispatcher.in_flight,
             "edged_memory_pressure": float(self.residency.pressed),
             "edged_upstream_calls": self.client.calls,
+            "edged_audits_open": self.auditor.open,
+            "edged_audits_skipped": self.auditor.skipped,
             "edged_upstream_retries": upstreams.retries.taken,
             "edged_upstream_retries_refused": upstreams.retries.refused,
             "edged_offline": float(upstreams.offline),

@@ -54,6 +54,11 @@ class Auditor:
     def __repr__(self) -> str:
         return f"Auditor(open={len(self._tasks)}, skipped={self.skipped})"
 
+    @property
+    def open(self) -> int:
+        """Audits that run or wait."""
+        return len(self._tasks)
+
     def offer(self, trace: Trace, route: RouteConfig, allowed: Terms) -> None:
         """Audit this request if it is one of the sample; call it behind its record. Returns at once."""
         author = trace.author
