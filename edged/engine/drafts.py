@@ -16,10 +16,10 @@ MOST_DRAFTED_TOKENS = 7
 """Of one sequence in one step."""
 
 _LEAST_GAIN = 1.05
-_PROBE_EVERY_STEPS = 100
-_PLAIN_EVERY_STEPS = 25
+_PROBE_EVERY_STEPS = 20
+_PLAIN_EVERY_STEPS = 12
 _FIRST_PLAIN_STEP = 3
-_HOPE = 0.5
+_HOPE = 0.4
 
 
 class Drafter:

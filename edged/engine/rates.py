@@ -6,7 +6,7 @@ from statistics import median
 
 _SAMPLES = 15
 _MIN_PREFILL_TOKENS = 16
-_WINDOW_STEPS = 8
+_WINDOW_STEPS = 9
 _ROW_COST = 0.5
 """A further row against the first one, before any was measured: what small models cost on a CPU."""
 
@@ -78,20 +78,25 @@ class StepCosts:
 
     def observe(self, rows: int, elapsed_s: float, *, plain: bool) -> None:
         """Record one step without a prompt; ``plain`` without drafts either."""
-        if self._recent and self._recent[-1].plain != plain:
-            step = _Step(rows, elapsed_s, plain)
-            self._compare(self._recent[-1] if plain else step, [*self._recent, step])
-        self._recent.append(_Step(rows, elapsed_s, plain))
+        if elapsed_s <= 0:
+            return
+        step, before = _Step(rows, elapsed_s, plain), self._recent[-1] if self._recent else None
+        self._recent.append(step)
+        if before and before.plain != plain:
+            self._compare(before if plain else step)
 
     def forget_pace(self) -> None:
         """The number of threads changed: what came before says nothing of the next step."""
         self._recent.clear()
 
-    def _compare(self, drafted: "_Step", steps: list["_Step"]) -> None:
-        """Measure a step with drafts, and those like it, against the plain ones near it."""
+    def _compare(self, drafted: _Step) -> None:
+        """Measure a step with drafts, and those like it, against the plain ones near it.
+
+        So many rows never cost more than so many steps: what took longer was held up.
+        """
         rows, expected = drafted.rows, self.ratio(drafted.rows)
-        took_s = median(step.elapsed_s for step in steps if not step.plain and step.rows == rows)
-        measured = took_s / median(step.elapsed_s / self.ratio(step.rows) for step in steps if step.plain)
-        measured = min(expected * _OUTLIER, max(expected / _OUTLIER, measured))
+        took_s = median(step.elapsed_s for step in self._recent if not step.plain and step.rows == rows)
+        measured = took_s / median(step.elapsed_s / self.ratio(step.rows) for step in self._recent if step.plain)
+        measured = min(rows, expected * _OUTLIER, max(expected / _OUTLIER, measured))
         count = self._seen[rows] = self._seen.get(rows, 0) + 1
-        self._ratios[rows] = expected + (measured - expected) * max(_SLOWEST_LEARNING, 1 / count)
+        self._ratios[rows] = expected + (measured - expected) * max(_SLOWEST_LEARNING, 1 / (count + 1))
