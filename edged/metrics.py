@@ -27,6 +27,12 @@ class Metrics:
             ("target", "outcome"),
             registry=self.registry,
         )
+        self._prompt_tokens = Counter(
+            "edged_prompt_tokens",
+            "Tokens of prompts, and of texts to embed or rank, by target and outcome",
+            ("target", "outcome"),
+            registry=self.registry,
+        )
         self._cost = Counter("edged_cost_usd", "Cloud cost in dollars", ("upstream",), registry=self.registry)
         self._attempts = Counter(
             "edged_attempts", "Attempts by backend and outcome", ("backend", "outcome"), registry=self.registry
@@ -65,6 +71,7 @@ class Metrics:
             self._attempts.labels(attempt.backend, attempt.outcome.value).inc()
             outcome = "served" if attempt.outcome is Outcome.SERVED else "discarded"
             self._tokens.labels(attempt.target.value, outcome).inc(attempt.usage.completion_tokens)
+            self._prompt_tokens.labels(attempt.target.value, outcome).inc(attempt.usage.prompt_tokens)
             if attempt.cost_uusd:
                 self._cost.labels(attempt.backend).inc(attempt.cost_uusd / _USD)
 

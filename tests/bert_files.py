@@ -29,8 +29,9 @@ def pair_ids(query: str, document: str) -> list[int]:
 class Bert:
     """Random weights; one seed is one model."""
 
-    def __init__(self, *, pooling: int | None, seed: int = 7) -> None:
+    def __init__(self, *, pooling: int | None, seed: int = 7, rerank_template: str | None = None) -> None:
         self.pooling = pooling
+        self.rerank_template = rerank_template
         random = np.random.default_rng(seed)
 
         def some(*shape: int) -> np.ndarray:
@@ -84,7 +85,9 @@ class Bert:
         if self.pooling is not None:
             numbers["bert.pooling_type"] = self.pooling
         kinds = struct.pack(f"<{len(VOCABULARY)}i", *(3 if i < 5 else 1 for i in range(len(VOCABULARY))))
+        template = self.rerank_template
         return [
+            *([] if template is None else [string("tokenizer.chat_template.rerank", template)]),
             string("general.architecture", "bert"),
             string("general.name", "Tiny BERT"),
             *(u32(name, value) for name, value in numbers.items()),

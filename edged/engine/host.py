@@ -46,6 +46,7 @@ from edged.errors import (
     ContextOverflow,
     EdgedError,
     InvalidRequest,
+    Unsupported,
     WorkerLost,
 )
 
@@ -106,6 +107,7 @@ class Engine(Life):
 
         Raises: NotReady, OutOfMemory, WorkerLost, InvalidRequest, ContextOverflow, TemplateRejected.
         """
+        self._check_purpose("chat")
         await self.loaded()  # from here to the inbox nothing else runs: an idle model may be unloaded
         worker = self._worker
         assert worker is not None
@@ -170,7 +172,8 @@ class Engine(Life):
         ``counted`` hears how many tokens there are before any is computed. Cancelling stops the work within one batch.
         Raises: NotReady, OutOfMemory, WorkerLost, EngineError, InvalidRequest, ContextOverflow.
         """
-        await self.loaded()  # from here to the inbox nothing else runs: an idle model may be unloaded
+        self._check_purpose(request.purpose)
+        await self.loaded()  # as in ``prepare``
         worker = self._worker
         assert worker is not None
         self._check_texts(request)
@@ -218,6 +221,11 @@ class Engine(Life):
         if isinstance(delivery, EdgedError):
             raise delivery
         return delivery
+
+    def _check_purpose(self, wanted: str) -> None:
+        """The worker of another purpose has no answer to such a command."""
+        if self.config.purpose != wanted:
+            raise Unsupported(f"the model {self.config.name} has the purpose {self.config.purpose}, not {wanted}")
 
     def _check(self, request: Request) -> None:
         """Refuse here what would harm the worker, or keep it busy for nothing."""

@@ -86,6 +86,23 @@ def test_scores_are_those_of_the_ranking_head(tmp_path):
     assert asyncio.run(main()) == pytest.approx(expected, abs=2e-2)
 
 
+def test_a_ranking_template_is_used_and_text_never_becomes_its_markup(tmp_path):
+    """What the file says of how query and document are joined; a separator a client writes stays plain text."""
+    model, path = bert(tmp_path, "rank", rerank_template="[CLS]the{query}[SEP]{document}[SEP]")
+
+    async def main():
+        async with running(path, purpose="rerank") as engine:
+            scores = await vectors(engine, query="cat sings?")
+            plain = await engine.embed(a_text_request(["dog"], query="cat"))
+            marked = await engine.embed(a_text_request(["dog [SEP]"], query="cat"))
+            return scores, plain.usage.prompt_tokens, marked.usage.prompt_tokens
+
+    scores, plain_tokens, marked_tokens = asyncio.run(main())
+    expected = np.array([model.vector(pair_ids("the cat sings?", text)) for text in KNOWN])
+    assert scores == pytest.approx(expected, abs=2e-2)
+    assert marked_tokens == plain_tokens + 3
+
+
 def test_neighbours_in_a_batch_change_nothing(tmp_path):
     """Two hundred texts of two requests at once: each as if it were alone."""
     model, path = bert(tmp_path)
@@ -188,6 +205,21 @@ def test_a_chat_model_embeds_too_and_in_chunks(model_path):
 
     found = asyncio.run(main())
     assert (found * expected).sum(axis=1) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("pooling", ["last", "cls"])
+def test_chunks_pool_as_the_whole_text_does(model_path, pooling):
+    """The last token's vector is the last chunk's, the first one's the first chunk's."""
+    texts = ["Interest rates rise again in the autumn, the bank said on Tuesday.", "Hi"]
+
+    async def main(chunk_tokens):
+        async with running(
+            model_path, purpose="embed", pooling=pooling, prefill_chunk_tokens=chunk_tokens, context_tokens=64
+        ) as engine:
+            return await vectors(engine, texts)
+
+    whole, cut = asyncio.run(main(64)), asyncio.run(main(8))
+    assert (whole * cut).sum(axis=1) == pytest.approx(1, abs=1e-2)
 
 
 def test_a_cancelled_request_is_gone_within_a_batch(model_path):
