@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from daemon_builders import CHAT, a_chat, config_text, daemon, next_event, rest_of, scripted_cloud
+import pytest
+from daemon_builders import CHAT, UPSTREAM_MODEL, a_chat, config_text, daemon, next_event, rest_of, scripted_cloud
 
 from edged.testing.upstream import Reply
 
@@ -24,30 +25,42 @@ FAULTS = [
 ]
 
 
-def spoken_text(cloud):
+def spoken_text(cloud, kind="openai"):
     text = config_text(model="/nowhere.gguf", cloud=cloud.base_url, server='api_keys = ["env:EDGED_TEST_CLIENT_KEY"]')
-    return text.replace("base_url =", 'api_key = "env:EDGED_TEST_CLOUD_KEY"\nbase_url =')
+    return text.replace("base_url =", f'kind = "{kind}"\napi_key = "env:EDGED_TEST_CLOUD_KEY"\nbase_url =')
+
+
+def one_upstream_each(cloud, kind):
+    """An upstream for every call to come, since one that refuses its key is not asked again."""
+    more = [
+        f'[[upstream]]\nname = "cloud{n}"\nkind = "{kind}"\napi_key = "env:EDGED_TEST_CLOUD_KEY"\n'
+        f'base_url = "{cloud.base_url}"\n{UPSTREAM_MODEL}'
+        for n in range(2 * len(FAULTS))
+    ]
+    return "\n".join([spoken_text(cloud, kind), *more])
 
 
 def found_in(where, text):
     return [(where, canary) for canary in CANARIES if canary in text]
 
 
-def test_no_key_and_no_prompt_shows_anywhere(tmp_path):
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_no_key_and_no_prompt_shows_anywhere(tmp_path, kind):
     """Upstreams that echo the key in every way, clients with wrong keys, at the debug level (E07, E14)."""
+    header, value = {"openai": ("Authorization", f"Bearer {CLOUD_KEY}"), "anthropic": ("x-api-key", CLOUD_KEY)}[kind]
     leaks = []
     authorized = {"Authorization": f"Bearer {CLIENT_KEY}"}
-    with scripted_cloud() as cloud, daemon(tmp_path, spoken_text(cloud), **SECRETS) as box:
-        for reply in FAULTS:
+    with scripted_cloud() as cloud, daemon(tmp_path, one_upstream_each(cloud, kind), **SECRETS) as box:
+        for place, reply in enumerate(FAULTS):
             for stream in (False, True):
                 cloud.reply(reply)
-                body = json.dumps(a_chat(PROMPT, model="cloud/scripted-model", stream=stream))
+                body = json.dumps(a_chat(PROMPT, model=f"cloud{2 * place + stream}/scripted-model", stream=stream))
                 status, headers, answer = box.request("POST", CHAT, body, authorized)
                 shown = f"{headers}{answer.decode()}"
                 leaks += found_in(f"answer {status} to {reply}", shown)
                 assert str(tmp_path) not in shown
         assert len(cloud.seen) == 2 * len(FAULTS)
-        assert {seen.headers["Authorization"] for seen in cloud.seen} == {f"Bearer {CLOUD_KEY}"}
+        assert {seen.headers[header] for seen in cloud.seen} == {value}
         for bad in (b"{", PROMPT.encode(), json.dumps(a_chat(PROMPT, temperature=9)).encode()):
             for headers in (authorized, {"Authorization": f"Bearer {CLIENT_KEY}x"}, {"x-api-key": CLIENT_KEY[:-1]}):
                 _, found, answer = box.request("POST", CHAT, bad, headers)
