@@ -113,6 +113,7 @@ class Daemon:
                 asyncio.create_task(share_cores(self.engines, budget), name="cores"),
                 asyncio.create_task(self.residency.tend(), name="residency"),
                 asyncio.create_task(self.cloud.upstreams.tend(), name="upstreams"),
+                asyncio.create_task(self.dispatcher.forecasts.tend(), name="sensors"),
             ):
                 stack.callback(task.cancel)
             stack.push_async_callback(self._drain)

@@ -20,7 +20,8 @@ from edged.core import (
     Sampling,
     Token,
 )
-from edged.routing.policy import Observation, Terms
+from edged.routing.policy import Terms
+from edged.routing.probation import Observation
 
 _ids = itertools.count(1)
 

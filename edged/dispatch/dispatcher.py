@@ -12,7 +12,9 @@ from edged.core import Chunk, Decision, EngineState, Locality, Outcome, Reason, 
 from edged.core.texts import TextsRequest, Vectors
 from edged.dispatch.audit import Auditor
 from edged.dispatch.cloud import Cloud, CloudFailure
+from edged.dispatch.conversations import Authors
 from edged.dispatch.embedding import check_purpose, embed_local
+from edged.dispatch.forecasts import Forecasts
 from edged.dispatch.hedge import Hedging
 from edged.dispatch.local import Commit, Deferral, check_finished, observation, resume_local
 from edged.dispatch.money import Money
@@ -131,6 +133,8 @@ class Dispatcher:
         self._engines = engines
         self._cloud = cloud
         self._hedging = Hedging(config, cloud)
+        self._authors = Authors()
+        self.forecasts = Forecasts(config)
         self._sinks = tuple(sinks)
         self._auditor = auditor
         self.draining = False
@@ -198,9 +202,11 @@ class Dispatcher:
         key = self._config.key_of(request.tenant)
         route = names.resolve(self._config, request.model, only=key.routes if key else ())
         trace.route = route.name
+        route = self._authors.served_as(trace, route)
         label = key.locality if key else Locality.ANY
         allowed = policy.terms(route, request, key=label, trust_of=self._config.trust_of)
         trace.locality = allowed.label
+        allowed = self._authors.keep(trace, allowed, self._cloud.upstreams)
         is_background = route.priority == "background"
         trace.request = replace(request, background=is_background, clearance=allowed.clearance)
         return route, allowed
@@ -238,6 +244,8 @@ class Dispatcher:
         engine = self._engines.get(route.local)
         snapshot = engine.snapshot() if engine else None
         is_away = allowed.may_escalate and self._cloud.is_away(allowed)
+        ready = self._cloud.upstreams.ready(allowed.upstreams) if allowed.may_escalate else ()
+        allowed = self.forecasts.inform(allowed, model=route.local, ready=ready)
         allowed = policy.unhurried(allowed) if is_away else allowed
         decision = trace.decide(policy.admit(allowed, snapshot, in_flight=engine.in_flight if engine else 0))
         if is_away:
@@ -294,6 +302,8 @@ class Dispatcher:
             if attempt.outcome is None:
                 attempt.end(ending, error)
         self._cloud.close(trace)
+        self.forecasts.note(trace)
+        self._authors.note(trace, status)
         record = trace.record(status, error=error)
         for sink in self._sinks:
             _hand_over(record, sink)

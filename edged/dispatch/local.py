@@ -5,13 +5,15 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from edged.core import Chunk, Decision, EngineState, FinishReason, Outcome, Reason, Release, Request, Target
+from edged.core import Chunk, Decision, EngineState, FinishReason, Outcome, Reason, Release, Request, Target, ToolMode
 from edged.dispatch import structure
 from edged.dispatch.trace import AttemptTrace, Trace
-from edged.engine.host import Engine, Kept
+from edged.engine.host import Engine, Kept, Prompt
 from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, TemplateRejected, Unsupported
 from edged.routing import policy
-from edged.routing.policy import Observation, Review, Terms, Verdict
+from edged.routing.latency import raw_wait_s
+from edged.routing.policy import Review, Terms, Verdict
+from edged.routing.probation import Observation
 
 LAST_CALL_S = 0.01
 """A loop that was busy reads what came in time before the silence is judged."""
@@ -96,10 +98,26 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
         engine.release(trace.request.id)
         attempt.end(Outcome.DISCARDED)
         return Deferral(decision.reason, draft=Draft(attempt, []))
-    outcome = await Probation(engine.generate(prompt), attempt, trace, allowed).run()
+    _expect(attempt, engine, prompt, allowed)
+    patient = policy.with_patience(allowed, elapsed_s=trace.judged_s)
+    outcome = await Probation(engine.generate(prompt), attempt, trace, patient).run()
     if isinstance(outcome, Deferral):
         engine.release(trace.request.id)
     return outcome
+
+
+def _expect(attempt: AttemptTrace, engine: Engine, prompt: Prompt, allowed: Terms) -> None:
+    """Note what the answer may become, to judge it on the way and to learn from how it went."""
+    request, cached = prompt.request, prompt.cached_tokens
+    left_tokens = prompt.snapshot.context_tokens - prompt.prompt_tokens
+    attempt.asked_tokens = request.max_tokens
+    limits = (request.max_tokens, engine.config.max_output_tokens, left_tokens)
+    attempt.limit_tokens = min(limit for limit in limits if limit is not None)
+    attempt.json = structure.watched(request)
+    attempt.reviewed_s = time.monotonic()
+    attempt.raw_wait_s = raw_wait_s(
+        prompt.snapshot, uncached_tokens=prompt.prompt_tokens - cached, cached_tokens=cached, learned=allowed.learned
+    )
 
 
 async def _loaded(engine: Engine, trace: Trace, *, within_s: float | None) -> None:
@@ -127,7 +145,7 @@ async def resume_local(engine: Engine, trace: Trace, draft: Draft | None) -> Com
     if draft is None:
         draft = Draft(trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name), [])
     attempt = draft.attempt
-    attempt.outcome = None
+    attempt.outcome = attempt.raw_wait_s = None  # what it waited for from here on was foreseen by nobody
     if attempt.finished:
         return Commit(attempt, draft.held, nothing())
     # A new id: what the cancelled try's last step produced may still be on its way, addressed to the old one.
@@ -160,11 +178,12 @@ def _decision(verdict: Review, target: Target, allowed: Terms) -> Decision:
         Reason.LOW_CONFIDENCE: allowed.confidence,
         Reason.TTFT_EXCEEDED: allowed.ttft_s,
         Reason.ITL_EXCEEDED: allowed.itl_s,
+        Reason.DEADLINE_PREDICTED: allowed.deadline_s,
     }
     return Decision(
         target=target,
         reason=verdict.reason,
-        stage="review",
+        stage="checkpoint" if verdict.early else "review",
         confidence=verdict.confidence,
         threshold=limits.get(verdict.reason),
     )
@@ -279,11 +298,12 @@ class Probation:
             self._trace.request,
             elapsed_s=self._trace.judged_s,
             silence_s=time.monotonic() - self._last_token_s,
+            load_s=self._trace.load_s,
         )
 
 
 def observation(
-    attempt: AttemptTrace, request: Request, *, elapsed_s: float = 0.0, silence_s: float = 0.0
+    attempt: AttemptTrace, request: Request, *, elapsed_s: float = 0.0, silence_s: float = 0.0, load_s: float = 0.0
 ) -> Observation:
     """What the policy may know of an attempt."""
     return Observation(
@@ -294,7 +314,12 @@ def observation(
         has_text=attempt.has_content,
         cut_short=cut_short(attempt, request.max_tokens),
         structured=structure.structured(attempt, request),
-        malformed=attempt.finished and structure.malformed(attempt, request),
+        malformed=structure.malformed(attempt, request) if attempt.finished else structure.impossible(attempt),
+        settled=request.tool_mode is ToolMode.NONE,
+        most_tokens=attempt.limit_tokens,
+        asked_tokens=request.max_tokens,
+        decode_s=attempt.decode_s,
+        load_s=load_s,
     )
 
 

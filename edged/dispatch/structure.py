@@ -2,6 +2,7 @@
 
 import json
 
+from edged.chat.json_prefix import JsonPrefix
 from edged.core import Request, ToolMode
 from edged.dispatch.trace import AttemptTrace
 
@@ -24,6 +25,17 @@ def malformed(attempt: AttemptTrace, request: Request) -> bool:
         if request.output.is_json and not calls and not _is_json("".join(texts)):
             return True
     return False
+
+
+def watched(request: Request) -> tuple[JsonPrefix, ...]:
+    """One watcher per choice where every answer must become JSON; a call may still be made of anything else."""
+    is_json = request.output.is_json and request.tool_mode is ToolMode.NONE
+    return tuple(JsonPrefix() for _ in range(request.n)) if is_json else ()
+
+
+def impossible(attempt: AttemptTrace) -> bool:
+    """Whether a choice that must become JSON no longer can."""
+    return any(not prefix.possible for prefix in attempt.json)
 
 
 def _is_json(text: str) -> bool:

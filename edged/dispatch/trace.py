@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from edged.chat.json_prefix import JsonPrefix
 from edged.core import (
     OFFLINE,
     Attempt,
@@ -24,7 +25,9 @@ from edged.core import (
     Usage,
 )
 from edged.privacy.rewrite import Redacted
+from edged.routing.affinity import Authorship
 from edged.routing.budget import Hold
+from edged.routing.latency import EXPECTED_ANSWER_TOKENS
 
 
 @dataclass(slots=True)
@@ -49,7 +52,11 @@ def _note_calls(calls: list[SeenCall], deltas: tuple[ToolCallDelta, ...]) -> Non
 
 @dataclass(slots=True, eq=False)
 class AttemptTrace:
-    """One backend's try while it runs. ``started_s`` is monotonic; ``Money.settle`` prices it when it is over."""
+    """One backend's try while it runs. ``started_s`` is monotonic; ``Money.settle`` prices it when it is over.
+
+    Of a local one: ``limit_tokens`` bounds each choice, ``asked_tokens`` is what the request said, ``raw_wait_s`` the
+    prediction made at ``reviewed_s``, and ``json`` watches the choices of an answer that must become JSON.
+    """
 
     target: Target
     backend: str
@@ -57,6 +64,7 @@ class AttemptTrace:
     started_s: float
     choices: int = 1
     first_token_s: float | None = None
+    last_chunk_s: float | None = None
     ended_s: float | None = None
     prompt_tokens: int = 0
     usage: Usage | None = None
@@ -76,6 +84,11 @@ class AttemptTrace:
     outcome: Outcome | None = None
     error: str | None = None
     dropped_parameters: tuple[str, ...] = ()
+    limit_tokens: int | None = None
+    asked_tokens: int | None = None
+    reviewed_s: float = 0.0
+    raw_wait_s: float | None = None
+    json: tuple[JsonPrefix, ...] = ()
     redacted: Redacted | None = None
 
     def __post_init__(self) -> None:
@@ -92,6 +105,9 @@ class AttemptTrace:
         """Account for one chunk."""
         if self.first_token_s is None and (chunk.text or chunk.tokens or chunk.tool_calls or chunk.finish):
             self.first_token_s = time.monotonic()
+        self.last_chunk_s = time.monotonic()
+        if chunk.choice < len(self.json):
+            self.json[chunk.choice].feed(chunk.text)
         if chunk.choice < self.choices:
             self.tokens[chunk.choice].extend(chunk.tokens)
             self.texts[chunk.choice].append(chunk.text)
@@ -138,6 +154,20 @@ class AttemptTrace:
     def seen_tokens(self) -> int:
         return sum(len(tokens) for tokens in self.tokens)
 
+    @property
+    def decode_s(self) -> float:
+        """From the first chunk to the latest."""
+        return (self.last_chunk_s or 0.0) - self.first_token_s if self.first_token_s is not None else 0.0
+
+    @property
+    def saved_tokens(self) -> int:
+        """Of a draft stopped on its way: what its choices had left, up to the length asked for or the usual one."""
+        if self.limit_tokens is None or self.outcome is not Outcome.DISCARDED or not self.seen_tokens:
+            return 0
+        most = min(self.limit_tokens, self.asked_tokens or EXPECTED_ANSWER_TOKENS)
+        pairs = zip(self.tokens, self.finishes, strict=True)
+        return sum(max(0, most - len(tokens)) for tokens, finish in pairs if finish is None)
+
     def freeze(self, received_s: float) -> Attempt:
         ended_s = self.ended_s or time.monotonic()
         first_s = self.first_token_s
@@ -158,6 +188,7 @@ class AttemptTrace:
             confidence=self.confidence,
             error=self.error,
             dropped_parameters=self.dropped_parameters,
+            saved_tokens=self.saved_tokens,
         )
 
 
@@ -179,6 +210,9 @@ class Trace:
         self.reason = Reason.NO_ROUTE
         self.engine_ids = [request.id]
         self.load_s = 0.0
+        self.task, self.task_source = request.limits.task, "asked" if request.limits.task else None
+        self.conversation: bytes | None = None
+        self.before: Authorship | None = None
         self.locality = request.limits.locality
         self.redacted: Redacted | None = None
 
@@ -257,7 +291,8 @@ class Trace:
             route=self.route,
             served_model=author.public_name if author else None,
             tenant=request.tenant,
-            task=request.limits.task,
+            task=self.task,
+            task_source=self.task_source,
             locality=self.locality,
             stream=request.stream,
             confidence=self.confidence,
