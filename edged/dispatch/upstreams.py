@@ -27,6 +27,7 @@ _WONDER_SHARE = 1 / 3
 """Of the connect time-out: a call without a first token by then makes us wonder whether the way is open, and probes
 know it of every upstream before the call gives up."""
 _HEARD_S = 5.0
+_CONFIRM_S = 0.2
 _RETRY_S = 5.0
 
 
@@ -86,7 +87,7 @@ class Upstreams:
         self.uplink = Uplink([config.name for config in client.upstreams])
         retries = retries or RetriesConfig()
         self.retries = RetryBudget(share=retries.share, floor_per_minute=retries.floor_per_minute)
-        self._wondered: set[str] = set()
+        self._late_since_s: dict[str, float] = {}
         self._doubt = asyncio.Event()
         self._tended = False
         self._offline_since_s: float | None = None
@@ -178,7 +179,7 @@ class Upstreams:
             answer=target.breaker.begin(now_s=now_s),
             access=target.access.begin(now_s=now_s),
             key=target.key.begin(now_s=now_s),
-            slow=asyncio.get_running_loop().call_later(target.wonder_s, self._wonder, target.upstream),
+            slow=asyncio.get_running_loop().call_later(target.wonder_s, self._wonder, target.upstream, now_s),
         )
 
     def end(self, call: Call, error: EdgedError | None) -> None:
@@ -190,7 +191,7 @@ class Upstreams:
         elif error is None or (isinstance(error, UpstreamError) and error.answered is not None):
             self._reached(target.upstream)
         elif found is Finding.BAD:
-            self._wonder(target.upstream)
+            self._wonder(target.upstream, self._clock())
         self._tell([call.name])
 
     def drop(self, call: Call) -> None:
@@ -201,7 +202,7 @@ class Upstreams:
         """An answer ended with an error after its first token."""
         target = self._targets[name]
         target.breaker.bad(now_s=self._clock())
-        self._wonder(target.upstream)
+        self._wonder(target.upstream, self._clock())
         self._tell([name])
 
     def _judge(self, call: Call, found: Finding) -> None:
@@ -223,23 +224,26 @@ class Upstreams:
                 self._doubt.clear()
                 await self._probe()
                 while self.uplink.suspects:
-                    await asyncio.sleep(random.uniform(*PROBE_EVERY_S))  # noqa: S311 - jitter, no secret
+                    every_s = random.uniform(*PROBE_EVERY_S)  # noqa: S311 - jitter, no secret
+                    await asyncio.sleep(_CONFIRM_S if self.uplink.is_open_question else every_s)
                     await self._probe()
         finally:
             self._tended = False
 
     async def _probe(self) -> None:
         """One round: every suspect, and all others not heard from lately."""
-        suspects, quiet = self.uplink.suspects, self.uplink.quiet(for_s=_HEARD_S, now_s=self._clock())
-        is_in_doubt = suspects or self._wondered & {*quiet}
-        names = sorted({*suspects, *quiet}) if is_in_doubt else []
-        self._wondered.clear()
+        now_s = self._clock()
+        late = {name for name, since_s in self._late_since_s.items() if self.uplink.is_quiet(name, since_s=since_s)}
+        suspects = {*self.uplink.suspects, *late}
+        self._late_since_s.clear()
+        names = sorted(suspects | self.uplink.quiet(since_s=now_s - _HEARD_S)) if suspects else []
         for name, reaches in zip(names, await asyncio.gather(*map(self._client.reaches, names)), strict=True):
             (self._reached if reaches else self._missed)(name)
         self._tell(self._targets)
 
-    def _wonder(self, upstream: str) -> None:
-        self._wondered.add(upstream)
+    def _wonder(self, upstream: str, since_s: float) -> None:
+        """Nothing good has come since then: look, unless another call has heard from it."""
+        self._late_since_s[upstream] = since_s
         self._doubt.set()
 
     def _missed(self, upstream: str) -> None:

@@ -48,9 +48,17 @@ class Uplink:
         """Upstreams whose last connection failed: to be probed until one succeeds."""
         return tuple(filter(self._has_missed, self._paths))
 
-    def quiet(self, *, for_s: float, now_s: float) -> tuple[str, ...]:
-        """Those never heard from, or not for so long."""
-        return tuple(name for name, path in self._paths.items() if now_s - path.heard_s >= for_s)
+    @property
+    def is_open_question(self) -> bool:
+        """Whether a suspicion waits for its confirmation."""
+        return any(self._has_missed(name) and not self.is_down(name) for name in self._paths)
+
+    def quiet(self, *, since_s: float) -> set[str]:
+        """Those never heard from, or not since."""
+        return {name for name in self._paths if self.is_quiet(name, since_s=since_s)}
+
+    def is_quiet(self, upstream: str, *, since_s: float) -> bool:
+        return self._paths[upstream].heard_s <= since_s
 
     @property
     def _misses(self) -> int:

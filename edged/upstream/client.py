@@ -109,7 +109,8 @@ class UpstreamClient:
         self._providers = {config.name: _provider(config) for config in self._configs}
         self._probes = {config.name: Probe(config, self._lookups) for config in self._configs}
         self._waits = Waits()
-        self._session = open_session(self._lookups)
+        longest_s = max((config.connect_timeout_s for config in self._configs), default=0.0)
+        self._session = open_session(self._lookups, connect_timeout_s=longest_s)
 
     async def close(self) -> None:
         """End every call with an error and close every connection; safe to call twice."""

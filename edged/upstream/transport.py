@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 from collections.abc import Mapping
 
 import aiohttp
@@ -14,19 +15,50 @@ from edged.upstream import dns
 from edged.upstream.inflate import Inflater
 
 _KEEP_ALIVE_S = 30.0
+_DEAD_AFTER_S = 5.0
+_PING_AFTER_S = 10
 
 
-def open_session(lookups: dns.Lookups) -> aiohttp.ClientSession:
-    """A session without a proxy, cookies, or aiohttp's own limits, DNS cache and decompression."""
+def open_session(lookups: dns.Lookups, *, connect_timeout_s: float = 0.0) -> aiohttp.ClientSession:
+    """A session without a proxy, cookies, or aiohttp's own limits, DNS cache and decompression.
+
+    ``connect_timeout_s`` is the longest that any upstream may take to connect.
+    """
+    dead_after_s = max(_DEAD_AFTER_S, connect_timeout_s)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            resolver=_Resolver(lookups), use_dns_cache=False, limit=0, keepalive_timeout=_KEEP_ALIVE_S
+            resolver=_Resolver(lookups),
+            use_dns_cache=False,
+            limit=0,
+            keepalive_timeout=_KEEP_ALIVE_S,
+            socket_factory=lambda info: _mortal_socket(info, dead_after_s),
         ),
         headers={"User-Agent": f"edged/{__version__}", "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
     )
+
+
+def _mortal_socket(info: aiohttp.AddrInfoType, dead_after_s: float) -> socket.socket:
+    """A socket that dies with its path: a kept connection outlives a pulled cable, and would swallow the next call.
+
+    What was sent and is acknowledged by nobody for so long ends it (RFC 5482); silence is checked by TCP's own pings.
+    """
+    sock = socket.socket(family=info[0], type=info[1], proto=info[2])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _MORTALITY:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after_s * 1000))
+    return sock
+
+
+_MORTALITY = [
+    (getattr(socket, option), value)
+    for option, value in (("TCP_KEEPIDLE", _PING_AFTER_S), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, option)
+]
 
 
 def connect_timeout(timeout_s: float) -> aiohttp.ClientTimeout:

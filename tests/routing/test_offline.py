@@ -11,7 +11,9 @@ def test_one_failed_connection_is_a_suspicion():
     uplink = Uplink(["a"])
     uplink.missed("a")
     assert (uplink.suspects, uplink.is_down("a"), uplink.offline) == (("a",), False, False)
+    assert uplink.is_open_question
     uplink.missed("a")
+    assert not uplink.is_open_question
     assert (uplink.is_down("a"), uplink.offline) == (True, True)
 
 
@@ -45,8 +47,8 @@ def test_quiet_are_those_not_heard_from():
     """A probe is not wasted on one that answered a moment ago."""
     uplink = Uplink(["a", "b"])
     uplink.reached("a", now_s=10.0)
-    assert uplink.quiet(for_s=5.0, now_s=12.0) == ("b",)
-    assert uplink.quiet(for_s=5.0, now_s=15.0) == ("a", "b")
+    assert uplink.quiet(since_s=9.0) == {"b"}
+    assert uplink.quiet(since_s=10.0) == {"a", "b"}
 
 
 def test_a_box_without_upstreams_is_not_offline():
