@@ -163,7 +163,7 @@ class Dispatcher:
         """
         async with self._accounted(request) as trace:
             route, allowed = self._resolved(trace)
-            check_purpose(self._config, request.model, self._engines.get(route.local), wanted="chat")
+            check_purpose(self._config, trace, self._engines.get(route.local), wanted="chat")
             commit = await self._author(trace, route, allowed)
             trace.author = commit.attempt
             async with aclosing(commit.rest):
@@ -180,7 +180,7 @@ class Dispatcher:
         async with self._accounted(request) as trace:
             route, allowed = self._resolved(trace)
             engine = self._engines.get(route.local)
-            check_purpose(self._config, request.model, engine, wanted=request.purpose)
+            check_purpose(self._config, trace, engine, wanted=request.purpose)
             assert engine is not None
             decision = trace.decide(policy.admit(allowed, engine.snapshot(), in_flight=engine.in_flight))
             if decision.target is not Target.LOCAL:

@@ -3,19 +3,20 @@
 import time
 
 from edged.config import Config
-from edged.core import EngineState, Outcome, Target
+from edged.core import Decision, EngineState, Outcome, Reason, Target
 from edged.core.texts import TextsRequest, Vectors
 from edged.dispatch.trace import Trace
 from edged.engine.host import Engine
-from edged.errors import EdgedError, Unsupported
+from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, Unsupported
 
 _CAN = {"chat": "answers chat and completions", "embed": "makes embeddings", "rerank": "ranks documents"}
 _ENDPOINT = {"chat": "/v1/chat/completions", "embed": "/v1/embeddings", "rerank": "/v1/rerank"}
 _SHOWN = 10
 
 
-def check_purpose(config: Config, name: str, engine: Engine | None, *, wanted: str) -> None:
+def check_purpose(config: Config, trace: Trace, engine: Engine | None, *, wanted: str) -> None:
     """Refuse a model that is not for this, naming what it is for. Raises: Unsupported."""
+    name = trace.request.model
     purpose = engine.config.purpose if engine else "chat"
     if purpose == wanted:
         return
@@ -26,6 +27,7 @@ def check_purpose(config: Config, name: str, engine: Engine | None, *, wanted: s
     able = [model.name for model in config.models if model.purpose == wanted]
     if wanted != "chat":
         text += f'; with purpose = "{wanted}" there is ' + (", ".join(able[:_SHOWN]) or "no model here")
+    _decide_nobody(trace, Reason.CAPABILITY, stage="admit")
     raise Unsupported(text, param="model", code="unsupported_model")
 
 
@@ -34,12 +36,29 @@ async def embed_local(engine: Engine, trace: Trace, request: TextsRequest) -> Ve
 
     Raises: NotReady, EngineError, InvalidRequest.
     """
-    if engine.state is not EngineState.READY:
-        started_s = time.monotonic()
-        try:
-            await engine.loaded()
-        finally:
-            trace.load_s += time.monotonic() - started_s
+    try:
+        await _loaded(engine, trace)
+        return await _attempt(engine, trace, request)
+    except ContextOverflow:
+        _decide_nobody(trace, Reason.CONTEXT_OVERFLOW, stage="local")
+        raise
+    except (NotReady, EngineError):
+        _decide_nobody(trace, Reason.LOCAL_UNAVAILABLE, stage="local")
+        raise
+
+
+async def _loaded(engine: Engine, trace: Trace) -> None:
+    """The wait for a cold load is nobody's latency."""
+    if engine.state is EngineState.READY:
+        return
+    started_s = time.monotonic()
+    try:
+        await engine.loaded()
+    finally:
+        trace.load_s += time.monotonic() - started_s
+
+
+async def _attempt(engine: Engine, trace: Trace, request: TextsRequest) -> Vectors:
     attempt = trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name)
 
     def counted(tokens: int) -> None:
@@ -54,3 +73,7 @@ async def embed_local(engine: Engine, trace: Trace, request: TextsRequest) -> Ve
     attempt.end(Outcome.SERVED)
     trace.author = attempt
     return vectors
+
+
+def _decide_nobody(trace: Trace, reason: Reason, *, stage: str) -> None:
+    trace.decide(Decision(target=Target.NONE, reason=reason, stage=stage))

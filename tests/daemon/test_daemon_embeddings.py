@@ -188,14 +188,15 @@ def test_every_request_leaves_one_record(box):
     ]
     asked = [headers["x-edged-request-id"] for _, headers, _ in answers]
     tokens = "(SELECT sum(prompt_tokens) FROM attempts WHERE attempts.seq = requests.seq)"
-    of_id = "SELECT api, model, status, served_by, error, {tokens} FROM requests WHERE id = '{id}'"
+    of_id = "SELECT api, model, status, served_by, reason, error, {tokens} FROM requests WHERE id = '{id}'"
     records = [rows(box, of_id.format(tokens=tokens, id=request_id)) for request_id in asked]
     assert [len(found) for found in records] == [1, 1, 1, 1]
     found = [record for (record,) in records]
-    assert found[0] == ("embeddings", "tiny", "ok", "local", None, sum(len(ids(text)) for text in TEXTS))
-    assert found[1][:5] == ("rerank", "ranker", "ok", "local", None)
-    assert found[2][:5] == ("embeddings", "tiny", "rejected", "none", "context_length_exceeded")
-    assert found[3][:5] == ("embeddings", "auto", "rejected", "none", "unsupported_model")
+    prompt_tokens = sum(len(ids(text)) for text in TEXTS)
+    assert found[0] == ("embeddings", "tiny", "ok", "local", "pinned_local", None, prompt_tokens)
+    assert found[1][:6] == ("rerank", "ranker", "ok", "local", "pinned_local", None)
+    assert found[2][:6] == ("embeddings", "tiny", "rejected", "none", "context_overflow", "context_length_exceeded")
+    assert found[3][:6] == ("embeddings", "auto", "rejected", "none", "capability", "unsupported_model")
     _, metrics = box.get("/metrics")
     assert 'edged_requests_total{reason="pinned_local",route="ranker",served_by="local",status="ok"}' in metrics
     assert 'edged_model_ready{model="tiny"} 1.0' in metrics
