@@ -192,3 +192,32 @@ def test_a_missing_file_is_one_line(tmp_path, capsys) -> None:
     """No traceback."""
     assert main(["check", "--config", str(tmp_path / "none.toml")]) == 1
     assert "none.toml: error: cannot be read: No such file or directory" in capsys.readouterr().out
+
+
+def test_old_prices_are_a_warning_with_their_age(run, gguf, monkeypatch) -> None:
+    """At the line of their date, beyond the days the config says; without a date nothing is said."""
+    monkeypatch.setenv("EDGED_TEST_KEY", "sk-canary")
+    priced = (
+        LOCAL.format(file=gguf) + cloud() + "prices_as_of = 2025-01-01\n" + ROUTE + "[route.budget]\nusd_per_day = 1\n"
+    )
+    status, out = run(priced)
+    assert status == 0
+    assert "edged.toml:12: warning: upstream[0].model[0].prices_as_of: read " in out
+    assert run(priced + "[budget]\nprices_stale_after_days = 3650\n") == (0, "edged.toml: 0 errors, 0 warnings\n")
+
+
+def test_a_budget_of_everybody_is_a_limit_for_every_route(run, gguf, monkeypatch) -> None:
+    """Then a route without one of its own cannot spend without limit."""
+    monkeypatch.setenv("EDGED_TEST_KEY", "sk-canary")
+    text = LOCAL.format(file=gguf) + cloud() + ROUTE + "[budget]\nusd_per_day = 1\n"
+    assert run(text) == (0, "edged.toml: 0 errors, 0 warnings\n")
+
+
+def test_named_keys_are_looked_at_too(run, gguf, monkeypatch) -> None:
+    """A secret that is not there, a name used twice, a route that does not exist."""
+    monkeypatch.delenv("EDGED_UNSET", raising=False)
+    key = '[[api_key]]\nname = "kitchen"\nkey = "env:EDGED_UNSET"\n'
+    assert "edged.toml:6: error: api_key[0].key: the secret env:EDGED_UNSET" in run(LOCAL.format(file=gguf) + key)[1]
+    out = run(LOCAL.format(file=gguf) + key + key + 'routes = ["m", "nowhere"]\n')[1]
+    assert 'edged.toml:8: error: api_key[1].name: the name "kitchen" is used twice' in out
+    assert 'edged.toml:10: error: api_key[1].routes: "nowhere" does not exist' in out
