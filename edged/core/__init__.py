@@ -9,7 +9,7 @@ from edged.core.audit import Audit
 from edged.core.clearance import Clearance, strictest
 from edged.core.image import IMAGE_MARK, Image
 from edged.core.money import BudgetSnapshot, DayMark, KeptMoney, Reservation, Scope
-from edged.core.record import OFFLINE, Attempt, Decision, Record
+from edged.core.record import NO_RETRY, OFFLINE, Attempt, Decision, Record
 from edged.core.request import (
     Chat,
     Completion,
@@ -29,6 +29,7 @@ from edged.core.words import FinishReason, Locality, Outcome, Reason, Release, R
 
 __all__ = [
     "IMAGE_MARK",
+    "NO_RETRY",
     "OFFLINE",
     "Attempt",
     "Audit",

@@ -7,6 +7,8 @@ from edged.core.words import Locality, Outcome, Reason, Status, Target
 
 OFFLINE = "offline"
 """The stage of a decision that notes: the request's upstreams cannot be reached from here."""
+NO_RETRY = "retry_budget"
+"""The stage of one that notes: a further call was wanted, and the retry budget was spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from edged.config import RetriesConfig, RouteConfig
-from edged.core import Chunk, Decision, Outcome, Reason, Target
+from edged.core import NO_RETRY, Chunk, Decision, Outcome, Reason, Target
 from edged.dispatch.local import Commit, nothing
 from edged.dispatch.money import Money, limited
 from edged.dispatch.trace import AttemptTrace, Trace
@@ -104,7 +104,7 @@ class Cloud:
         """Leave for one more call of this request; where there is none, the record says so."""
         if self.upstreams.may_retry():
             return True
-        trace.decide(Decision(target=Target.NONE, reason=trace.reason, stage="retry_budget"))
+        trace.decide(Decision(target=Target.NONE, reason=trace.reason, stage=NO_RETRY))
         return False
 
     async def _one(self, trace: Trace, route: RouteConfig, name: str, allowed: Terms) -> Commit | CloudFailure:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from edged.core import Attempt, Decision, Outcome, Reason, Record, Status, Target
+from edged.core import NO_RETRY, OFFLINE, Attempt, Decision, Outcome, Reason, Record, Status, Target
 
 _CROSSED = {
     Reason.TTFT_EXCEEDED: "no token came within the threshold of",
@@ -59,7 +59,15 @@ def _decisions(record: Record) -> Iterator[str]:
         yield from (f"{'':>8}  {line}" for line in _numbers(decision))
 
 
+_NOTES = {
+    OFFLINE: "none of its upstreams can be reached",
+    NO_RETRY: "no further call: the retry budget is spent",
+}
+
+
 def _verdict(decision: Decision) -> str:
+    if decision.stage in _NOTES:
+        return _NOTES[decision.stage]
     where = "answered by nobody" if decision.target is Target.NONE else f"go {decision.target}"
     return f"{where}, because {decision.reason}"
 

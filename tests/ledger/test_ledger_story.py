@@ -115,6 +115,8 @@ def test_an_escalation_is_told_from_start_to_end() -> None:
             "the whole answer would come after the deadline of 4.00 s\n            predicted time to first token 300",
         ),
         ({"reason": Reason.PINNED_LOCAL}, "because pinned_local"),
+        ({"reason": Reason.LOW_CONFIDENCE, "stage": "offline"}, "offline: none of its upstreams can be reached"),
+        ({"reason": Reason.LOW_CONFIDENCE, "stage": "retry_budget"}, "no further call: the retry budget is spent"),
     ],
 )
 def test_each_number_stands_beside_its_own_threshold(fields: dict, line: str) -> None:

@@ -110,6 +110,22 @@ def test_an_ipv6_only_host_is_reached():
     run(main)
 
 
+def test_a_kept_connection_dies_with_its_path():
+    """What nobody acknowledges for five seconds, or for as long as an upstream may take to connect, ends it."""
+
+    async def main():
+        async with ScriptedUpstream() as up:
+            for connect_s, dead_ms in ((1.0, 5000), (8.0, 8000)):
+                async with a_client(up, connect_timeout_s=connect_s) as client:
+                    await collect(client)
+                    ((protocol, _),) = next(iter(client._session.connector._conns.values()))
+                    sock = protocol.transport.get_extra_info("socket")
+                    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == dead_ms
+                    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+    run(main)
+
+
 @pytest.mark.parametrize("threads", [1, MAX_THREADS])
 def test_a_probe_asks_again_beside_a_stuck_lookup_and_everybody_gets_its_answer(threads):
     """The old question may hang for half a minute; a resolver that is back answers the new one. Threads are bounded."""
