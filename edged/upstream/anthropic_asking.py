@@ -19,7 +19,7 @@ from edged.upstream.refusals import may_drop
 Block = dict[str, object]
 _ID = re.compile(r"[A-Za-z0-9_-]+")
 _HOTTEST = 1.0
-_ALTERNATIVES = {"n": "one answer per call", "logprobs": "no log-probabilities", "logit_bias": "no logit bias"}
+_LACKS = {"n": "one answer per call", "logprobs": "no log-probabilities", "logit_bias": "no logit bias"}
 
 
 def encode(request: Request, model: UpstreamModelConfig, *, pinned: bool) -> Call:
@@ -52,7 +52,7 @@ def _refuse_what_it_lacks(request: Request) -> None:
     asked["logit_bias"] = bool(request.sampling.logit_bias)
     for name, is_asked in asked.items():
         if is_asked:
-            raise Unsupported(f"{name}: Anthropic's API has {_ALTERNATIVES[name]}", param=name)
+            raise Unsupported(f"{name}: Anthropic's API has {_LACKS[name]}", param=name)
     if any(not stop.strip() for stop in request.stop):
         raise Unsupported("stop: Anthropic takes no stop string of white space alone", param="stop")
 

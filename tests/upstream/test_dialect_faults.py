@@ -8,6 +8,7 @@ import traceback
 import pytest
 from upstream_builders import MODEL, a_client, a_request, collect, run, text_of
 
+from edged.config import UpstreamConfig
 from edged.core import FinishReason, Message, Role, Usage
 from edged.errors import (
     UpstreamBusy,
@@ -20,11 +21,21 @@ from edged.errors import (
 )
 from edged.testing import Reply, ScriptedUpstream
 from edged.testing.anthropic import Script, event_bytes, events
+from edged.upstream import sse
+from edged.upstream.anthropic import AnthropicCodec
 from edged.upstream.client import UpstreamClient
+from edged.upstream.openai import OpenAICodec
+from edged.upstream.reading import joined
 
 CANARY = "sk-canary-19c4e2"
 DIALECTS = pytest.mark.parametrize("kind", ["openai", "anthropic"])
 TEXT = "日本 🚀"
+CODECS = {"openai": OpenAICodec, "anthropic": AnthropicCodec}
+UPSTREAM = {
+    "name": "cloud",
+    "base_url": "http://127.0.0.1:9/v1",
+    "model": [{"name": "m", "input_usd_per_mtok": 1, "output_usd_per_mtok": 1}],
+}
 
 
 def openai_wire():
@@ -190,11 +201,35 @@ def test_slicing_changes_nothing_in_any_dialect(kind, size):
         async with ScriptedUpstream() as up, a_client(up, kind=kind) as client:
             up.reply(body=WIRES[kind])
             up.reply(body=b"\xef\xbb\xbf" + WIRES[kind], slice_bytes=size)
-            whole = await collect(client)
-            assert await collect(client) == whole
+            whole = joined(await collect(client))
+            assert joined(await collect(client)) == whole
             assert (text_of(whole), whole[-1].finish) == (TEXT, FinishReason.STOP)
 
     run(main)
+
+
+def pieces_read(kind, *pieces):
+    """What parser and codec make of a body that comes in these pieces."""
+    request, config = a_request(), UpstreamConfig.model_validate({**UPSTREAM, "kind": kind})
+    codec = CODECS[kind](config)
+    decoder, parser = codec.decoder(request, codec.encode(request, config.models[0], pinned=False)), sse.Parser()
+    found = [item for piece in pieces for item in parser.feed(piece)] + list(parser.close())
+    chunks = [c for e in found if isinstance(e, sse.Event) for c in decoder.event(e.data, name=e.name, whole=e.whole)]
+    return chunks + decoder.close()
+
+
+@DIALECTS
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf", b": comment\r\n\r\n"])
+def test_two_pieces_cut_at_any_byte_are_one_answer_in_every_dialect(kind, line_end, prefix):
+    """Inside a character, a line end, a byte order mark or a name (F10)."""
+    wire = prefix + WIRES[kind].replace(b"\r\n", line_end)
+    whole = pieces_read(kind, wire)
+    assert text_of(whole) == TEXT
+    assert whole[-1].usage == Usage(prompt_tokens=3, completion_tokens=2)
+    for offset in range(1, len(wire)):
+        assert pieces_read(kind, wire[:offset], wire[offset:]) == whole, offset
+    assert pieces_read(kind, wire.rstrip(b"\r\n")) == whole
 
 
 @DIALECTS
