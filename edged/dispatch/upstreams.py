@@ -192,7 +192,8 @@ class Upstreams:
             self._reached(target.upstream)
         elif found is Finding.BAD:
             self._wonder(target.upstream, self._clock())
-        self._tell([call.name])
+        if error is not None or target.shown is not UpstreamState.CLOSED:
+            self._tell([call.name])
 
     def drop(self, call: Call) -> None:
         """The call was given up for reasons of our own."""

@@ -125,10 +125,11 @@ class Breaker:
 
     def wait_s(self, *, now_s: float, gentle: bool = False) -> float:
         """Seconds until a call may be made, 0.0 when now; ``gentle`` where no other upstream is left to ask."""
-        state = self.state(now_s=now_s)
-        if state is Circuit.CLOSED or (state is Circuit.HALF_OPEN and self._probing < self._settings.probes):
+        if self._open_until_s is None:
             return 0.0
-        assert self._open_until_s is not None
+        state = self.state(now_s=now_s)
+        if state is Circuit.HALF_OPEN and self._probing < self._settings.probes:
+            return 0.0
         gentle_s = self._settings.gentle_s
         if gentle:
             return 0.0 if self._begun_s is None else max(0.0, self._begun_s + gentle_s - now_s)
