@@ -2,7 +2,7 @@
 
 from edged.ledger.audits import Agreed, Audits, audits
 from edged.ledger.money import kept_money
-from edged.ledger.queries import NoLedger, after, find, last_seq, spent_uusd_since, tail
+from edged.ledger.queries import NoLedger, after, find, last_seq, tail
 from edged.ledger.story import story
 from edged.ledger.summary import By, Percentiles, Split, Tokens, split
 from edged.ledger.writer import Ledger, LedgerStats, Tuning
@@ -23,7 +23,6 @@ __all__ = [
     "find",
     "kept_money",
     "last_seq",
-    "spent_uusd_since",
     "split",
     "story",
     "tail",

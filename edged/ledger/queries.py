@@ -65,18 +65,6 @@ def window(since_s: float | None, now: float | None = None) -> dict[str, float]:
     return {"since": (time.time() if now is None else now) - since_s, "dawn": DAWN, "window_s": since_s}
 
 
-def spent_uusd_since(path: Path, unix_s: float, route: str | None = None) -> int:
-    """Micro-dollars of the requests received since; ``route`` None counts every route. Raises: LedgerError."""
-    values = window(max(0.0, time.time() - unix_s)) | {"since": unix_s}
-    of_route = "" if route is None else "AND route = :route"
-    with reading(path) as connection:
-        row = connection.execute(
-            f"SELECT coalesce(sum(cost_uusd), 0) FROM requests WHERE {IN_WINDOW} {of_route}",  # noqa: S608 - constants
-            {**values, "route": route},
-        ).fetchone()
-    return int(row[0])
-
-
 def tail(path: Path, count: int) -> tuple[tuple[int, Record], ...]:
     """The last ``count`` records, oldest first, each with its ``seq``. Raises: LedgerError."""
     with reading(path) as connection:

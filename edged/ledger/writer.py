@@ -14,7 +14,6 @@ from edged.core import Audit, BudgetSnapshot, DayMark, KeptMoney, Record, Reserv
 from edged.errors import LedgerError
 from edged.ledger.files import create_private, is_corruption
 from edged.ledger.money import Notes, kept_money, opened, standing
-from edged.ledger.queries import spent_uusd_since
 from edged.ledger.store import DAY_S, MAX_WAL_BYTES, Connect, ReaderInTheWay, Store, Written, connect
 
 log = logging.getLogger(__name__)
@@ -125,7 +124,7 @@ class Ledger:
     @property
     def is_failing(self) -> bool:
         """Whether what is noted now cannot reach the disk."""
-        return self._error is not None
+        return self._error is not None or not self._thread.is_alive()
 
     def append(self, record: Record) -> None:
         """Take the record and return; callable from any thread and from the event loop."""
@@ -204,14 +203,6 @@ class Ledger:
             is_open = self._moved.wait_for(lambda: self._error is None, timeout_s)
         if not is_open or not self.flush(timeout_s):
             raise LedgerError("what was spent cannot be read: the ledger is not writable")
-
-    def spent_uusd_since(self, unix_s: float, route: str | None = None, *, timeout_s: float = 30.0) -> int:
-        """Micro-dollars of every request received since, of one route or of all. Blocks.
-
-        Raises: LedgerError where the answer cannot be known; a budget must then assume the worst.
-        """
-        self._wait_open(timeout_s)
-        return spent_uusd_since(self._path, unix_s, route)
 
     # -- under the lock ----------------------------------------------------------------------------------------------
 

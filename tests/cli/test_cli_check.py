@@ -202,7 +202,7 @@ def test_old_prices_are_a_warning_with_their_age(run, gguf, monkeypatch) -> None
     )
     status, out = run(priced)
     assert status == 0
-    assert "edged.toml:12: warning: upstream[0].model[0].prices_as_of: read " in out
+    assert "edged.toml:13: warning: upstream[0].model[0].prices_as_of: read " in out
     assert run(priced + "[budget]\nprices_stale_after_days = 3650\n") == (0, "edged.toml: 0 errors, 0 warnings\n")
 
 

@@ -173,7 +173,7 @@ def test_a_closed_ledger_keeps_no_promise(tmp_path: Path) -> None:
     assert kept.result() is False
 
 
-def test_schema_two_becomes_schema_three(tmp_path: Path) -> None:
+def test_a_ledger_of_schema_two_learns_to_keep_money(tmp_path: Path) -> None:
     """An existing ledger gets its tables; its records stay."""
     path = tmp_path / "l.db"
     connection = sqlite3.connect(path, isolation_level=None)
