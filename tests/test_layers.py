@@ -18,7 +18,7 @@ LAYERS = (
     {"chat", "config_lines"},
     {"engine", "routing", "privacy", "upstream", "ledger", "catalogue", "calibration"},
     {"dispatch", "testing", "bench", "optimize"},
-    {"server", "standin"},
+    {"server", "standin", "chaos"},
     {"daemon"},
     {"cli"},
     {"starter", "__main__"},
@@ -138,8 +138,8 @@ def test_http_stays_at_the_edges():
 
 
 def test_nothing_served_depends_on_a_double():
-    """testing/ is imported by tests and the stand-in only."""
-    assert _importers("edged.testing") <= {m for m in MODULES if _part(m) in {"testing", "standin"}}
+    """testing/ is imported by tests, the stand-in and the storm only."""
+    assert _importers("edged.testing") <= {m for m in MODULES if _part(m) in {"testing", "standin", "chaos"}}
 
 
 @pytest.mark.parametrize("doc", DOCS, ids=lambda doc: doc.name)

@@ -72,7 +72,10 @@ class Reply:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Seen:
-    """One request as it arrived. ``received_s`` is monotonic; ``sent_bytes`` counts body bytes written so far."""
+    """One request as it arrived. ``received_s`` is monotonic; ``sent_bytes`` counts body bytes written so far.
+
+    ``counted`` is the usage of an answer that was begun, whether or not it was told.
+    """
 
     path: str
     headers: Mapping[str, str]
@@ -82,6 +85,7 @@ class Seen:
     sent_bytes: int = 0
     completed: bool = False
     disconnected: bool = False
+    counted: Mapping[str, Any] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def hung_up(self, *, within_s: float = 5.0) -> bool:
@@ -197,6 +201,8 @@ class ScriptedUpstream:
             return web.Response()
         streams = bool(seen.body.get("stream")) and not reply.ignore_stream
         pieces = list(_pieces(seen, reply, streams=streams))
+        if reply.status < 400 and reply.error is None and reply.body is None and reply.events is None:  # noqa: PLR2004
+            seen.counted = _usage(seen, reply)
         kind = reply.content_type or ("text/event-stream" if streams and reply.status < 400 else "application/json")  # noqa: PLR2004
         response = web.StreamResponse(status=reply.status, headers={"Content-Type": kind, **reply.headers})
         await response.prepare(request)
