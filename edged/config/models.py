@@ -63,5 +63,8 @@ class ModelConfig(Section):
         """Cells of the KV pool: what ``kv_tokens`` says, else full contexts for five of eight slots.
 
         Cells are memory whether used or not, and few requests fill their context; those that do wait for each other.
+        Texts to embed or rank leave nothing behind: there is room for one of them, or for many short ones.
         """
+        if self.purpose != "chat":
+            return self.context_tokens
         return self.kv_tokens or self.context_tokens * -(-5 * self.slots // 8)

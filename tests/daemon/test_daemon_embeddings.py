@@ -8,9 +8,10 @@ from contextlib import closing
 
 import numpy as np
 import openai
+import psutil
 import pytest
 from bert_files import POOLING, WIDTH, Bert, ids
-from daemon_builders import CHAT, a_chat, daemon, until
+from daemon_builders import CHAT, a_chat, daemon, in_background, until
 
 TEXTS = ["the cat runs.", "the red dog", "the cat runs?"]
 EMBED, RERANK = "/v1/embeddings", "/v1/rerank"
@@ -232,3 +233,18 @@ def test_the_engine_keeps_a_queue_of_its_own(box):
             connection.close()
     assert {status for status, _ in answers} == {200, 503}
     assert all(int(after) >= 1 for status, after in answers if status == 503)
+
+
+def test_a_worker_that_dies_is_a_503_and_comes_back(box):
+    """Who waited hears ``worker_lost`` and when to try again; the next request is answered."""
+    post(box, EMBED, model="starter", input="Hi")
+    with in_background(post, box, EMBED, model="starter", input=["word " * 900] * 40) as result:
+        until(lambda: "edged_in_flight_requests 1.0" in box.get("/metrics")[1], within_s=10)
+        for child in psutil.Process(box.process.pid).children():
+            child.kill()
+        status, headers, answer = result()
+    assert (status, answer["error"]["code"]) == (503, "worker_lost")
+    assert int(headers["Retry-After"]) >= 1
+    until(lambda: post(box, EMBED, model="tiny", input="the cat")[0] == 200, within_s=30)
+    (record,) = rows(box, f"SELECT status, reason, error FROM requests WHERE id = '{headers['x-edged-request-id']}'")
+    assert record == ("failed", "local_unavailable", "worker_lost")
