@@ -187,6 +187,7 @@ class Daemon:
             "edged_upstream_retries": upstreams.retries.taken,
             "edged_upstream_retries_refused": upstreams.retries.refused,
             "edged_offline": float(upstreams.offline),
+            "edged_host_speed": self.dispatcher.forecasts.throttle.heat.speed,
             "edged_ledger_written_records": stats.written,
             "edged_ledger_queued_records": stats.queued,
             "edged_ledger_dropped_records": stats.dropped,

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from edged.core import BudgetSnapshot, EngineSnapshot, EngineState, Outcome, Record
 
 _LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+_ERROR_BUCKETS_S = (-5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 15)
 _LOADED = (EngineState.LOADING, EngineState.READY)
 """A worker holds, or is about to hold, the model's memory."""
 _USD = 1_000_000
@@ -50,6 +51,15 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self._error = Histogram(
+            "edged_ttft_prediction_error_seconds",
+            "Measured minus predicted time to the local model's first token",
+            buckets=_ERROR_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._saved = Counter(
+            "edged_saved_tokens", "Tokens not generated because an answer was stopped early", registry=self.registry
+        )
         self._total = Histogram(
             "edged_request_seconds",
             "Receipt to end",
@@ -67,7 +77,10 @@ class Metrics:
             self._ttft.labels(served_by).observe(record.ttft_s)
         if record.timings.load_s:
             self._load_wait.observe(record.timings.load_s)
+        if record.prediction_error_s is not None:
+            self._error.observe(record.prediction_error_s)
         for attempt in record.attempts:
+            self._saved.inc(attempt.saved_tokens)
             self._attempts.labels(attempt.backend, attempt.outcome.value).inc()
             outcome = "served" if attempt.outcome is Outcome.SERVED else "discarded"
             self._tokens.labels(attempt.target.value, outcome).inc(attempt.usage.completion_tokens)

@@ -11,12 +11,16 @@ NO_RETRY = "retry_budget"
 """The stage of one that notes: a further call was wanted, and the retry budget was spent."""
 
 
+AFTER_ALL = "after_all"
+"""The stage of a decision that the box answers because nobody else did."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One verdict of the policy with the numbers it was made from.
 
-    ``cloud_ttft_s`` is when the cloud's first token was expected, counted as ``predicted_ttft_s`` is; ``speed`` the share
-    of full speed that heat left, where a sensor says.
+    ``cloud_ttft_s`` is when the cloud's first token was expected, counted as ``predicted_ttft_s`` is; ``speed`` the
+    share of full speed that heat left.
     """
 
     target: Target
@@ -107,11 +111,15 @@ class Record:
 
     @property
     def prediction_error_s(self) -> float | None:
-        """How much later than predicted the local model's first token came; None where it never came or none was said."""
+        """How much later than predicted the local model's first token came, of a request that stayed for it."""
+        told = next((d for d in self.decisions if d.predicted_ttft_s is not None and d.target is Target.LOCAL), None)
         local = next((a for a in self.attempts if a.target is Target.LOCAL and a.ttft_s is not None), None)
-        if local is None or local.ttft_s is None or self.predicted_ttft_s is None:
+        went_back = any(decision.stage == AFTER_ALL for decision in self.decisions)
+        if told is None or local is None or went_back:
             return None
-        return local.started_s + local.ttft_s - self.timings.load_s - self.predicted_ttft_s
+        assert local.ttft_s is not None
+        assert told.predicted_ttft_s is not None
+        return local.started_s + local.ttft_s - self.timings.load_s - told.predicted_ttft_s
 
     @property
     def served(self) -> Attempt | None:

@@ -37,10 +37,15 @@ def _indented(lines: Iterator[str] | list[str]) -> list[str]:
 def _heading(record: Record) -> Iterator[str]:
     yield f"Request {record.id}"
     asked = f'asked for "{record.model}" over {record.api}'
-    details = [f"route {record.route}" if record.route else "", f"task {record.task}" if record.task else ""]
+    details = [f"route {record.route}" if record.route else "", _task(record)]
     details += [f"locality {record.locality}", "streamed" if record.stream else "not streamed"]
     details += [f"tenant {record.tenant}"] if record.tenant else []
     yield f"  {when(record.received_at)}, {asked} ({', '.join(filter(None, details))})"
+
+
+def _task(record: Record) -> str:
+    source = f", {record.task_source}" if record.task_source else ""
+    return f"task {record.task}{source}" if record.task else ""
 
 
 def when(unix_s: float) -> str:
@@ -82,6 +87,10 @@ def _numbers(decision: Decision) -> Iterator[str]:
     if ttft_s is not None:
         limit = threshold if confidence is None else None
         yield f"predicted time to first token {seconds(ttft_s)}{_against(ttft_s, limit, ' s')}"
+    if decision.cloud_ttft_s is not None:
+        yield f"the cloud's first token was expected after {seconds(decision.cloud_ttft_s)}"
+    if decision.speed is not None and decision.speed < 1:
+        yield f"heat had slowed the box down to {decision.speed:.0%} of its speed"
     if confidence is not None:
         yield f"confidence {confidence:.3f}{_against(confidence, threshold)}"
     if threshold is not None and ttft_s is None and confidence is None:
@@ -139,6 +148,9 @@ def _result(record: Record) -> Iterator[str]:
         yield f"error: {record.error}"
     first = "no token was sent" if record.ttft_s is None else f"first token sent after {seconds(record.ttft_s)}"
     yield f"{first}, {seconds(record.total_s)} in all"
+    if record.prediction_error_s is not None:
+        late = record.prediction_error_s
+        yield f"the local first token came {seconds(abs(late))} {'later' if late > 0 else 'sooner'} than predicted"
     timings = record.timings
     if any((timings.queue_s, timings.prefill_s, timings.decode_s)):
         parts = f"queue {seconds(timings.queue_s)}, prefill {seconds(timings.prefill_s)}"
@@ -150,6 +162,8 @@ def _result(record: Record) -> Iterator[str]:
     yield f"cost {dollars(record.cost_uusd)}"
     if wasted := sum(a.usage.completion_tokens for a in record.attempts if a.outcome is not Outcome.SERVED):
         yield f"{wasted} completion tokens were thrown away"
+    if saved := sum(attempt.saved_tokens for attempt in record.attempts):
+        yield f"about {saved} more were saved by stopping early"
 
 
 def _hidden(counts: tuple[tuple[str, int], ...]) -> str:

@@ -217,12 +217,15 @@ def edged_object(record: Record) -> Json:
         "confidence": record.confidence,
         "offline": record.offline,
         "locality": record.locality.value,
+        "task": record.task,
+        "task_source": record.task_source,
         "redacted": dict(record.redacted or ()),
         "cost_usd": record.cost_uusd / _USD,
         "timings": {
             "ttft_s": _rounded(record.ttft_s),
             "total_s": _rounded(record.total_s),
             "predicted_ttft_s": _rounded(record.predicted_ttft_s),
+            "prediction_error_s": _rounded(record.prediction_error_s),
             "queue_s": _rounded(record.timings.queue_s),
             "prefill_s": _rounded(record.timings.prefill_s),
             "decode_s": _rounded(record.timings.decode_s),
@@ -243,6 +246,8 @@ def edged_object(record: Record) -> Json:
                 "cost_usd": attempt.cost_uusd / _USD,
                 "cost_estimated": attempt.cost_estimated,
                 "dropped_parameters": list(attempt.dropped_parameters),
+                "wasted_tokens": attempt.wasted_tokens,
+                "saved_tokens": attempt.saved_tokens,
             }
             for attempt in record.attempts
             if attempt.target is not Target.NONE

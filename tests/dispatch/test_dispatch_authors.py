@@ -49,7 +49,7 @@ def test_a_doubted_answer_is_the_clouds(stream):
             assert seen.head.model == "cloud/scripted-model"
             assert seen.head.confidence < 0.5
             local, cloud = box.record.attempts
-            assert (local.outcome, local.usage.completion_tokens, local.cost_uusd) == (Outcome.DISCARDED, 4, 0)
+            assert (local.outcome, local.usage.completion_tokens, local.cost_uusd) == (Outcome.DISCARDED, 1, 0)
             assert (cloud.outcome, cloud.usage.completion_tokens) == (Outcome.SERVED, 4)
             assert cloud.cost_uusd > 0
             assert box.up.seen[0].body["messages"] == [{"role": "user", "content": "why?"}]
@@ -80,7 +80,7 @@ def test_guarded_holds_exactly_hold_tokens(hold):
 
     async def main():
         async with a_box(hold_tokens=hold) as box:
-            box.engine.script(text=WORDS, logprob=[UNSURE])
+            box.engine.script(text=WORDS, logprob=[*[SURE] * (hold - 1), -30.0])
             await box.ask()
             assert len(box.engine.steps) == hold
 

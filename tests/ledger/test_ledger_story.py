@@ -84,6 +84,7 @@ def test_an_escalation_is_told_from_start_to_end() -> None:
         "Result",
         "  answered by cloud, model big-model: low_confidence",
         "  first token sent after 900 ms, 2.50 s in all",
+        "  the local first token came 100 ms sooner than predicted",
         "  engine time: queue 10 ms, prefill 200 ms, decode 100 ms",
         "  cost $0.000042",
         "  16 completion tokens were thrown away",
