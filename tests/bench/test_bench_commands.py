@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -113,6 +114,9 @@ def test_every_server_gets_the_same_model_context_slots_and_threads(tmp_path: Pa
     servers.edged(setting, tmp_path)
     model = config.load(tmp_path / "edged.toml").models[0]
     assert (model.file, model.context_tokens, model.slots, model.threads) == (setting.model, 512, 4, 2)
+    assert model.drafts
+    servers.edged(replace(setting, drafts=False), tmp_path)
+    assert not config.load(tmp_path / "edged.toml").models[0].drafts
     python = servers.llama_cpp_python(setting, "python").command
     assert python[python.index("--n_ctx") + 1] == "512"
     assert python[python.index("--interrupt_requests") + 1] == "false"

@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from edged.bench.client import BenchError, Target
+from edged.bench.client import Ask, BenchError, Target, open_session
 from edged.bench.load import Plan, Round, measure
-from edged.bench.prompts import prompt, words_for
+from edged.bench.prompts import extraction, prompt, words_for
 from edged.bench.report import as_json, show
+from edged.bench.scenarios import stream_rate
 
 
 def measured(serving, plan: Plan, **scripts) -> list[Round]:
@@ -82,3 +83,30 @@ def test_the_report_compares_with_the_first_target(scripted, serving, capsys) ->
     assert "1 at once" in printed
     assert "2 at once" in printed
     assert printed.count("fast") == 2
+
+
+def test_a_prompt_to_copy_from_is_the_same_for_its_seed_and_new_for_another() -> None:
+    """Both servers of a pair get the same text, and no round finds an earlier one's prefix."""
+    assert extraction(seed="a") == extraction(seed="a")
+    starts = {extraction(seed=str(i)).split(",")[1] for i in range(20)}
+    assert len(starts) > 15
+
+
+def test_the_rate_of_a_stream_counts_tokens_whatever_pieces_they_come_in(scripted, serving) -> None:
+    """After the first piece; an answer of one token has none."""
+
+    async def main() -> tuple[float, str]:
+        pieces = ((0.0, "a"), (0.1, "bcdef"))
+        async with (
+            serving(scripted(usage={"completion_tokens": 6}, pieces=pieces)) as six,
+            serving(scripted(usage={"completion_tokens": 1})) as one,
+            open_session(10) as session,
+        ):
+            rate = await stream_rate(session, Target("six", six.url, "m"), Ask("x", 9))
+            with pytest.raises(BenchError, match="no rate") as caught:
+                await stream_rate(session, Target("one", one.url, "m"), Ask("x", 9))
+            return rate, str(caught.value)
+
+    rate, problem = asyncio.run(main())
+    assert 5 / 2 < rate <= 5 / 0.1
+    assert problem.startswith("one:")
