@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import aiohttp
 
@@ -67,7 +68,7 @@ class Reading:
             self._failure = protocol_error(self._config.name, str(exc))
         except UpstreamError as exc:
             self._failure = exc
-        return chunks
+        return joined(chunks)
 
     async def end(self) -> None:
         """Read up to the end of the body, briefly, so that the connection can serve the next call."""
@@ -150,6 +151,25 @@ class Reading:
 
     def _is_within_cap(self) -> bool:
         return self._received_bytes <= self._config.max_response_bytes
+
+
+def joined(chunks: Iterable[Chunk]) -> list[Chunk]:
+    """Neighbouring pieces of one choice as one: what came together goes on together."""
+    whole: list[Chunk] = []
+    for chunk in chunks:
+        last = whole[-1] if whole else None
+        if last is None or last.choice != chunk.choice or last.finish or last.usage or last.cost_uusd is not None:
+            whole.append(chunk)
+            continue
+        whole[-1] = replace(
+            chunk,
+            text=last.text + chunk.text,
+            tokens=last.tokens + chunk.tokens,
+            tool_calls=last.tool_calls + chunk.tool_calls,
+            model=chunk.model or last.model,
+            dropped_parameters=last.dropped_parameters + chunk.dropped_parameters,
+        )
+    return whole
 
 
 async def error_document(response: aiohttp.ClientResponse) -> Mapping[str, object]:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 import pytest
 from upstream_builders import MODEL, a_client, a_request, collect, run, text_of
 
-from edged.core import FinishReason, Sampling, Usage
+from edged.core import Chunk, FinishReason, Sampling, Token, Usage
 from edged.errors import ConfigError, ModelNotFound, Unsupported, UpstreamTimeout, UpstreamUnavailable
 from edged.testing import ScriptedUpstream
 from edged.upstream import reading
@@ -30,7 +30,7 @@ def test_an_answer_arrives_in_chunks_and_ends_with_its_usage():
         async with ScriptedUpstream() as up, a_client(up) as client:
             up.reply(chunks=["hello", " world"], model="the-real-one")
             chunks = await collect(client, a_request(text="greet me"))
-            assert [c.text for c in chunks] == ["hello", " world", ""]
+            assert text_of(chunks) == "hello world"
             assert chunks[-1].finish is FinishReason.STOP
             assert chunks[-1].usage == Usage(prompt_tokens=5, completion_tokens=2)
             assert chunks[-1].model == "the-real-one"
@@ -454,3 +454,19 @@ def test_an_address_that_may_not_be_called_stops_the_start(host):
                 await a_client(up, base_url=f"http://{host}/v1").start()
 
     run(main)
+
+
+def test_what_came_together_goes_on_together():
+    """Neighbouring pieces of one choice are one chunk; an ending, a usage and another choice stay apart."""
+    a, b = Chunk(text="a", tokens=(Token(b"a", -1.0),)), Chunk(text="b", model="m")
+    other = Chunk(choice=1, text="x")
+    end, usage = Chunk(finish=FinishReason.STOP), Chunk(usage=Usage(prompt_tokens=1))
+    chunks = reading.joined([a, b, other, a, end, usage])
+    assert [(c.choice, c.text, c.finish) for c in chunks] == [
+        (0, "ab", None),
+        (1, "x", None),
+        (0, "a", FinishReason.STOP),
+        (0, "", None),
+    ]
+    assert (chunks[0].tokens, chunks[0].model) == (a.tokens, "m")
+    assert chunks[-1].usage == usage.usage
