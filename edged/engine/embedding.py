@@ -48,6 +48,7 @@ class Job:
     texts: list[list[int]]
     background: bool = False
     dimensions: int | None = None
+    tenant: str = ""
     submitted_s: float = 0.0
     begun_s: float | None = None
     done: int = 0
@@ -122,7 +123,7 @@ def tokenized(command: Embed, vocabulary: Tokenizer, pairs: Pairs, *, text_token
                 f"{command.field}: up to {name} there are {total} tokens; {limit}", param=command.field
             )
         texts.append(tokens)
-    return Job(command.id, texts, command.background, command.dimensions, time.monotonic())
+    return Job(command.id, texts, command.background, command.dimensions, command.tenant, time.monotonic())
 
 
 def _tokens(text: str | tuple[int, ...], query: str | None, vocabulary: Tokenizer, pairs: Pairs) -> list[int]:
@@ -133,23 +134,35 @@ def _tokens(text: str | tuple[int, ...], query: str | None, vocabulary: Tokenize
     return vocabulary.tokenize(text, add_special=True, parse_special=False)
 
 
-def pick(jobs: Iterable[Job], *, tokens: int, texts: int) -> list[tuple[Job, int]]:
-    """The texts of the next batch: one of each job in turn, interactive jobs first, at most so many tokens and texts.
+def pick(jobs: Sequence[Job], *, tokens: int, texts: int) -> list[tuple[Job, int]]:
+    """The texts of the next batch, at most so many tokens and texts; the first always comes, however long it is.
 
-    The first text always comes, however long it is; a job whose next text does not fit waits for the next batch.
+    One text of each API key in turn, and of each of its requests in turn; background requests get what is left. A
+    request whose next text does not fit waits for the next batch.
     """
     picked: list[tuple[Job, int]] = []
-    turns = deque((job, job.done) for job in sorted(jobs, key=lambda job: job.background))
-    while turns and len(picked) < texts:
-        job, at = turns.popleft()
-        cost = len(job.texts[at])
-        if picked and cost > tokens:
-            continue
-        picked.append((job, at))
-        tokens -= cost
-        if at + 1 < len(job.texts):
-            turns.append((job, at + 1))
+    for background in (False, True):
+        turns = _lines(job for job in jobs if job.background is background)
+        while turns and len(picked) < texts:
+            line = turns.popleft()
+            job, at = line.popleft()
+            cost = len(job.texts[at])
+            if not picked or cost <= tokens:
+                picked.append((job, at))
+                tokens -= cost
+                if at + 1 < len(job.texts):
+                    line.append((job, at + 1))
+            if line:
+                turns.append(line)
     return picked
+
+
+def _lines(jobs: Iterable[Job]) -> deque[deque[tuple[Job, int]]]:
+    """Each API key's requests with their next text."""
+    lines: dict[str, deque[tuple[Job, int]]] = {}
+    for job in jobs:
+        lines.setdefault(job.tenant, deque()).append((job, job.done))
+    return deque(lines.values())
 
 
 def pieces(texts: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[Piece]]:
@@ -303,7 +316,7 @@ class EmbeddingLoop:
 
     def _step(self) -> None:
         budget = min(BATCH_TOKENS, self._runner.batch_tokens)
-        picked = pick(self._jobs.values(), tokens=budget, texts=TEXTS_PER_BATCH)
+        picked = pick(list(self._jobs.values()), tokens=budget, texts=TEXTS_PER_BATCH)
         served = list(dict.fromkeys(job for job, _ in picked))
         self._stats = self._look(len(served))
         for job in served:

@@ -146,6 +146,7 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     """
 
     id: str
+    tenant: str
     texts: tuple[str | tuple[int, ...], ...]
     field: str
     query: str | None = None

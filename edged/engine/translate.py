@@ -76,6 +76,7 @@ def load(config: ModelConfig, path: Path, file: GgufFile, *, threads: int) -> Lo
 def embed(request: TextsRequest) -> Embed:
     return Embed(
         request.id,
+        request.tenant,
         request.texts,
         field=request.field,
         query=request.query,
