@@ -42,6 +42,16 @@ class Notes:
         self.waiting += later.waiting
         self.count += later.count
 
+    def standing(self) -> "Notes":
+        """A copy of the sums and of the calls under way."""
+        return Notes(opened=dict(self.opened), spent=dict(self.spent), mark=self.mark)
+
+    def settle(self) -> None:
+        """Keep of what has been written only what still stands: today's sums and calls under way."""
+        day = None if self.mark is None else self.mark.number
+        self.spent = {key: budget for key, budget in self.spent.items() if key[0] == day}
+        self.closed, self.waiting, self.count = set(), [], 0
+
     def tell(self, *, kept: bool) -> None:
         """Answer whoever waits to know whether this is on disk."""
         waiting, self.waiting = self.waiting, []
@@ -54,14 +64,16 @@ def opened(reservation: Reservation, mark: DayMark, kept: Callable[[bool], None]
     return Notes(opened={reservation.id: reservation}, mark=mark, waiting=[kept] if kept else [], count=1)
 
 
-def standing(budgets: tuple[BudgetSnapshot, ...], mark: DayMark, *, closed: tuple[str, ...] = ()) -> Notes:
+def sums(budgets: tuple[BudgetSnapshot, ...], mark: DayMark, *, closed: tuple[str, ...] = ()) -> Notes:
     """The note of what these budgets stand at, and of calls that have ended."""
     spent = {(mark.number, budget.scope, budget.name): budget for budget in budgets}
     return Notes(closed=set(closed), spent=spent, mark=mark, count=1)
 
 
-def write(connection: sqlite3.Connection, notes: Notes) -> None:
-    """Write the notes inside the transaction that is open."""
+def write(connection: sqlite3.Connection, notes: Notes, *, are_all: bool = False) -> None:
+    """Write the notes inside the transaction that is open; ``are_all``: no call is under way beside those noted."""
+    if are_all:
+        connection.execute("DELETE FROM reservations")
     connection.executemany("DELETE FROM reservations WHERE id = ?", [(one,) for one in notes.closed])
     connection.executemany(
         "INSERT OR REPLACE INTO reservations VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -92,6 +92,8 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._sound: tuple[int, int] | None = None
+        self._standing = Notes()
+        self._reopened = False
         self.lost = False  # an earlier file was given up, with what it knew
         self._clock_base_s = 0.0
         self._opened_at_s = clock()
@@ -138,19 +140,28 @@ class Store:
             connection.close()
 
     def write(self, records: Sequence[Record | Audit], notes: Notes | None = None) -> Written:
-        """Add records and notes of money in one transaction; a record whose id is there already is left as it is."""
+        """Add records and notes of money in one transaction; a record whose id is there already is left as it is.
+
+        Into a file opened again goes all that stands, so that one that broke or vanished takes no money with it.
+        """
         connection = self._ready_connection()
+        anew = self._reopened and self._standing.mark is not None
+        noted = self._standing.standing() if anew else Notes()
+        if notes is not None:
+            noted.add(notes)
         self._bound_wal(connection)
         clock_s = self.clock_s
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if notes is not None:
-                money.write(connection, notes)
+            money.write(connection, noted, are_all=anew)
             written = _insert(connection, records, clock_s)
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        self._standing.add(noted)
+        self._standing.settle()
+        self._reopened = False
         return written
 
     def expiry(self, *, keep_s: float, now: float) -> Iterator[int]:
@@ -196,6 +207,7 @@ class Store:
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._reopened = True
         self._identity = identity(self._path)
         if (version := version_of(connection)) > VERSION:
             self.start_over(f"schema{version}", f"written by a newer edged (schema {version})")

@@ -13,7 +13,7 @@ from typing import Self
 from edged.core import Audit, BudgetSnapshot, DayMark, KeptMoney, Record, Reservation
 from edged.errors import LedgerError
 from edged.ledger.files import create_private, is_corruption
-from edged.ledger.money import Notes, kept_money, opened, standing
+from edged.ledger.money import Notes, kept_money, opened, sums
 from edged.ledger.store import DAY_S, MAX_WAL_BYTES, Connect, ReaderInTheWay, Store, Written, connect
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Ledger:
 
     def keep(self, budgets: tuple[BudgetSnapshot, ...], mark: DayMark, *, closed: tuple[str, ...] = ()) -> None:
         """Note what budgets stand at and which promised calls have ended; never waits."""
-        self._note(standing(budgets, mark, closed=closed), at_once=False)
+        self._note(sums(budgets, mark, closed=closed), at_once=False)
 
     def _note(self, notes: Notes, *, at_once: bool) -> None:
         with self._lock:

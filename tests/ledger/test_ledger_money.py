@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ledger_builders import FAST, a_cost, a_ledger, a_record, store_of
+from ledger_builders import FAST, a_cost, a_ledger, a_record, records, store_of
 
 from edged.core import BudgetSnapshot, DayMark, Reservation, Scope
 from edged.errors import LedgerError
@@ -26,6 +26,20 @@ def a_promise(number=1, amount_uusd=500, **fields):
 
 def a_budget(spent_uusd, scope=Scope.ALL, name="", limit_uusd=1_000):
     return BudgetSnapshot(scope=scope, name=name, limit_uusd=limit_uusd, spent_uusd=spent_uusd, estimated_uusd=3)
+
+
+def connect_without_cache(path):
+    connection = store.connect(path)
+    connection.execute("PRAGMA cache_size = 0")  # or the writer would not look at the damaged pages for a while
+    return connection
+
+
+def scramble(path):
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 4096))
+    path.with_name(path.name + "-wal").write_bytes(b"")
 
 
 class Answer:
@@ -130,6 +144,29 @@ def test_a_full_disk_refuses_the_promise_and_keeps_the_sums(tmp_path: Path) -> N
     assert not ledger.is_failing
     ledger.close(10)
     connection.close(10)
+
+
+@pytest.mark.parametrize("fate", ["deleted", "broken"])
+def test_a_file_that_goes_under_the_running_daemon_takes_no_money_with_it(tmp_path: Path, fate: str) -> None:
+    """With the next row all sums and every call under way are in the new file, also those that nobody touched since."""
+    path = tmp_path / "l.db"
+    store_of(path, records(500))
+    ledger = a_ledger(path, connect=connect_without_cache)
+    for number in (1, 2, 3):
+        ledger.promise(a_promise(number), MARK)
+    ledger.keep((a_budget(120), a_budget(80, Scope.ROUTE, "auto")), MARK, closed=("p1",))
+    assert ledger.flush(20)
+    if fate == "deleted":
+        path.unlink()
+    else:
+        scramble(path)
+    ledger.append(a_record("later"))
+    ledger.keep((a_budget(150),), MARK, closed=("p2",))
+    assert ledger.flush(20)
+    found = kept_money(path)
+    assert [one.id for one in found.open] == ["p3"]
+    assert [(b.name, b.spent_uusd) for b in found.spent] == [("", 150), ("auto", 80)]
+    ledger.close(10)
 
 
 def test_after_damage_nobody_knows_what_was_spent(tmp_path: Path) -> None:
