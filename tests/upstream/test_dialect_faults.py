@@ -233,6 +233,19 @@ def test_two_pieces_cut_at_any_byte_are_one_answer_in_every_dialect(kind, line_e
 
 
 @DIALECTS
+def test_no_prefix_of_an_answer_is_an_answer_in_any_dialect(kind):
+    """Cut at every byte: an error before the finish reason is in, the whole text after it (F08)."""
+    wire = WIRES[kind]
+    finished_at = wire.index(FINISHED_BY[kind]) + len(FINISHED_BY[kind])
+    for offset in range(len(wire)):
+        if offset < finished_at:
+            with pytest.raises(UpstreamProtocolError):
+                pieces_read(kind, wire[:offset])
+        else:
+            assert text_of(pieces_read(kind, wire[:offset])) == TEXT, offset
+
+
+@DIALECTS
 @pytest.mark.parametrize(
     ("reply", "code"),
     [
