@@ -27,7 +27,8 @@ class Call:
 class Evidence:
     """``connections`` and ``gauges`` are of the daemon at rest, ``leftovers`` pids that outlived it.
 
-    ``cpu_at_rest`` is the share of a core that the workers used then.
+    ``cpu_at_rest`` is the share of a core that the workers used then, ``live_set_aside_s``
+    are probes of /health/live that were made while other programs used the box.
     """
 
     asks: tuple[Ask, ...] = ()
@@ -41,6 +42,7 @@ class Evidence:
     log: str = ""
     secrets: tuple[str, ...] = ()
     live_s: tuple[float, ...] = ()
+    live_set_aside_s: tuple[float, ...] = ()
     local_before_s: tuple[float, ...] = ()
     local_cut_off_s: tuple[float, ...] = ()
     minutes: float = 1.0

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from edged.chaos.checks import nearest_rank, violations
+from edged.chaos.checks import nearest_rank, not_judged, violations
 from edged.chaos.run import Options, Result
 from edged.core import Target
 
@@ -15,7 +15,6 @@ def document(options: Options, result: Result) -> dict[str, Any]:
     evidence = result.evidence
     found = violations(evidence)
     served = [record.served_by for record in evidence.records]
-    live_s = evidence.live_s
     return {
         "seed": options.seed,
         "seconds": options.seconds,
@@ -26,9 +25,11 @@ def document(options: Options, result: Result) -> dict[str, Any]:
         "upstream_calls": len(evidence.calls),
         "injected": dict(sorted(result.injected.items())),
         "reloads": "SIGHUP" if result.reloads else "this daemon does not reload its config: none were made",
-        "live_p99_s": nearest_rank(live_s, 99) if live_s else None,
-        "live_probes": len(live_s),
-        "live_probes_set_aside": result.set_aside,
+        "live_p99_s": nearest_rank(evidence.live_s, 99) if evidence.live_s else None,
+        "live_probes": len(evidence.live_s),
+        "live_probes_set_aside": len(evidence.live_set_aside_s),
+        "live_p99_s_set_aside": nearest_rank(evidence.live_set_aside_s, 99) if evidence.live_set_aside_s else None,
+        "not_judged": list(not_judged(evidence)),
         "local_s": {"with_network": min(evidence.local_before_s), "without": min(evidence.local_cut_off_s)},
         "violations": {name: len(lines) for name, lines in found.items()},
         "violations_total": sum(map(len, found.values())),
@@ -43,19 +44,21 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"seed {report['seed']}, {report['seconds']:g} s: {report['requests']} requests, {report['records']} records "
         f"({served}), {report['upstream_calls']} upstream calls"
     )
-    live = (
-        f"/health/live p99 {(report['live_p99_s'] or 0) * 1000:.0f} ms over {report['live_probes']} probes "
-        f"({report['live_probes_set_aside']} set aside: the box itself was late)"
-    )
+    live = f"/health/live p99 {_live(report, '')}; while other programs used the box {_live(report, '_set_aside')}"
     out = [
         heading,
         f"reloads: {report['reloads']}",
         live,
         "injected",
         *(f"  {name:<20} {number:>6}" for name, number in report["injected"].items()),
+        *(f"not judged: {why}" for why in report["not_judged"]),
         "violations",
         *(f"  {name:<20} {number:>6}" for name, number in report["violations"].items()),
     ]
     for name, found in report["details"].items():
         out += [f"{name}:", *(f"  {line}" for line in found)]
     return out
+
+
+def _live(report: dict[str, Any], which: str) -> str:
+    return f"{(report[f'live_p99_s{which}'] or 0) * 1000:.0f} ms over {report[f'live_probes{which}']} probes"

@@ -6,12 +6,10 @@ import json
 import random
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from edged import ledger
 from edged.chaos.box import CLIENT_KEYS, MODELS, UPSTREAM_KEY, Box, daemon
 from edged.chaos.client import PATIENCE_S, Heard, perform
 from edged.chaos.evidence import Call, Evidence
+from edged.chaos.live import LiveProbe
 from edged.chaos.plan import MARK, Ask, Faults, Planned, asks, mark
 from edged.core import Record
 from edged.testing.upstream import Reply, ScriptedUpstream, Seen
@@ -29,8 +28,6 @@ CLIENTS = 8
 LOCAL_PROBES = 5
 SETTLE_S = 30.0
 _PAUSE_S = 0.3
-_PROBE_EVERY_S = 0.05
-_LATE_S = 0.05
 _TRUST = {"far": "cloud", "near": "site"}
 _PAGE_ROWS = 500
 
@@ -46,11 +43,10 @@ class Options:
 
 @dataclass(slots=True)
 class Result:
-    """The evidence, and what was injected by kind. ``set_aside`` are probes that found the box itself late."""
+    """The evidence, and what was injected by kind."""
 
     evidence: Evidence
     injected: Counter[str]
-    set_aside: int
     reloads: bool
 
 
@@ -88,43 +84,6 @@ class Upstream:
         )
 
 
-@dataclass(slots=True)
-class LiveProbe:
-    """Asks /health/live from a thread of its own; probes that find this process late itself are set aside."""
-
-    box: Box
-    seconds: list[float] = field(default_factory=list)
-    set_aside: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        while not self._stop.is_set():
-            is_late = self._is_late()
-            started_s = time.monotonic()
-            with contextlib.suppress(OSError):
-                self.box.get("/health/live")
-            took_s = time.monotonic() - started_s
-            if is_late or self._is_late():
-                self.set_aside += 1
-            else:
-                self.seconds.append(took_s)
-
-    def _is_late(self) -> bool:
-        due_s = time.monotonic() + _PROBE_EVERY_S
-        self._stop.wait(_PROBE_EVERY_S)
-        return time.monotonic() > due_s + _LATE_S
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        thread = threading.Thread(target=self.run, name="live probe")
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            await asyncio.to_thread(thread.join)
-
-
 class Storm:
     """One run around one daemon."""
 
@@ -152,8 +111,8 @@ class Storm:
         await stack.aclose()
         self._injected["network_gone"] += 1
         cut_off_s = await self._local_answers_s()
-        evidence = await self._rest(before_s, cut_off_s, tuple(probe.seconds), minutes)
-        return Result(evidence, self._counted(), probe.set_aside, reloads)
+        evidence = await self._rest(before_s, cut_off_s, probe, minutes)
+        return Result(evidence, self._counted(), reloads)
 
     async def _rage(self) -> None:
         """Everything at once for so many seconds; every request is heard to its end."""
@@ -224,14 +183,15 @@ class Storm:
         return tuple(found)
 
     async def _rest(
-        self, before_s: tuple[float, ...], cut_off_s: tuple[float, ...], live_s: tuple[float, ...], minutes: float
+        self, before_s: tuple[float, ...], cut_off_s: tuple[float, ...], probe: LiveProbe, minutes: float
     ) -> Evidence:
         """Look at the daemon at rest, end it, and read what it kept."""
         box = self._box
         await self._settle()
         evidence = Evidence(
             secrets=(*CLIENT_KEYS, UPSTREAM_KEY),
-            live_s=live_s,
+            live_s=tuple(probe.seconds),
+            live_set_aside_s=tuple(probe.set_aside_s),
             local_before_s=before_s,
             local_cut_off_s=cut_off_s,
             minutes=minutes,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from edged.chaos.checks import GUARANTEES, violations
+from edged.chaos.checks import GUARANTEES, not_judged, violations
 from edged.chaos.client import Heard
 from edged.chaos.evidence import Call, Evidence
 from edged.chaos.plan import Ask
@@ -45,7 +45,7 @@ def evidence(**fields):
         "records": (a_record(),),
         "gauges": {"edged_upstream_calls": 1.0, "edged_in_flight_requests": 0.0},
         "secrets": ("the-key",),
-        "live_s": (0.01,) * 50,
+        "live_s": (0.01,) * 200,
         "local_before_s": (0.2,),
         "local_cut_off_s": (0.2,),
     }
@@ -116,7 +116,7 @@ WRONG = {
     "another client's text": ("6 privacy", {"heard": (heard(raw=OTHER.encode()),)}),
     "a question nobody asked": ("6 privacy", {"calls": (a_call(), a_call(mark="", counted_uusd=0))}),
     "never live": ("7 live", {"live_s": ()}),
-    "slowly live": ("7 live", {"live_s": (0.01,) * 50 + (0.3,)}),
+    "slowly live": ("7 live", {"live_s": (0.01,) * 200 + (0.3,) * 5}),
     "slow without a network": ("8 cut off", {"local_cut_off_s": (2.0,)}),
     "a traceback": ("no crash", {"log": 'Traceback (most recent call last):\n  File "x"\nValueError: what\n'}),
     "an internal error": ("no crash", {"records": (a_record(error="internal_error"),)}),
@@ -157,3 +157,11 @@ def test_an_audits_call_is_no_retry():
     records = tuple(a_record(id=f"r{n}", prompt_text=None, attempts=(an_attempt(), audited)) for n in range(1, 100))
     lines = violations(evidence(records=records, gauges={"edged_upstream_calls": 198.0}))["4 calls recorded"]
     assert not lines
+
+
+def test_liveness_is_judged_only_where_the_box_was_left_to_the_daemon():
+    """Too few undisturbed probes: no verdict, and the report says so."""
+    busy = evidence(live_s=(0.9,) * 10, live_set_aside_s=(0.9,) * 500)
+    assert not violations(busy)["7 live"]
+    assert len(list(not_judged(busy))) == 1
+    assert not list(not_judged(evidence()))
