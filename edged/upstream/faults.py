@@ -70,6 +70,7 @@ _VERB = {
     UpstreamRejected: "refused the request",
     UpstreamUnavailable: "failed",
 }
+_EMPTY_ACCOUNT = "your credit balance is too low"  # Anthropic's 400 for what others call a 402
 _OVERLOADED = 529  # not in HTTP's registry; Anthropic and others use it
 
 
@@ -124,6 +125,8 @@ def _kind_of_status(status: int) -> type[UpstreamError]:
 def _refined(kind: type[UpstreamError], error: object) -> tuple[type[UpstreamError], str | None]:
     """Let the code correct a status too coarse for it: an empty account behind a 429, a bad key behind a 400."""
     code = _known_code(error)
+    if kind is UpstreamRejected and _message(error).startswith(_EMPTY_ACCOUNT):
+        return UpstreamDenied, code
     named = _KIND_OF_CODE.get(code or "")
     return (named if named and (kind, named) in _COARSE else kind), code
 
@@ -134,6 +137,11 @@ def _known_code(error: object) -> str | None:
         return None
     names = (str(error.get(field)).lower() for field in ("code", "type", "status"))
     return next((name for name in names if name in _KIND_OF_CODE), None)
+
+
+def _message(error: object) -> str:
+    """What the provider wrote, to be compared and never repeated."""
+    return str(error.get("message")).lower() if isinstance(error, Mapping) else ""
 
 
 def _status_in(error: object) -> int | None:

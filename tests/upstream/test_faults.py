@@ -71,3 +71,13 @@ def test_a_rejected_parameter_is_named_if_we_sent_it():
     assert built.param == "seed"
     assert "unsupported_parameter, parameter seed" in built.message
     assert faults.from_status("cloud", 400, error=error, sent={"model"}).param is None
+
+
+def test_an_empty_account_is_ours_to_fill_whatever_the_status():
+    """Anthropic says so with a 400, which would otherwise be the request's fault."""
+    said = {"type": "invalid_request_error", "message": f"Your credit balance is too low to access the API {CANARY}"}
+    error = faults.from_status("cloud", 400, error=said)
+    assert type(error) is UpstreamDenied
+    assert CANARY not in error.message
+    quoted = {**said, "message": 'messages: "Your credit balance is too low" is not a role'}
+    assert type(faults.from_status("cloud", 400, error=quoted)) is UpstreamRejected
