@@ -81,6 +81,7 @@ class Money:
         self._journal = journal or NoJournal()
         self._clocks = clocks
         self._promises = 0
+        self._accounts_of: dict[tuple[str, str], tuple[Account, ...]] = {}
         self._run = f"{time.time_ns():x}"
         self.budgets = Budgets(_limits(config))
         self._warn_of_old_prices(config)
@@ -156,8 +157,11 @@ class Money:
         return Hold(reservation, self._accounts(reservation), max_tokens)
 
     def _accounts(self, reservation: Reservation) -> tuple[Account, ...]:
-        own = Account(Scope.ROUTE, reservation.route), Account(Scope.KEY, reservation.tenant)
-        return self.budgets.known((EVERYBODY, *own))
+        whose = reservation.route, reservation.tenant
+        if whose not in self._accounts_of:
+            own = Account(Scope.ROUTE, reservation.route), Account(Scope.KEY, reservation.tenant)
+            self._accounts_of[whose] = self.budgets.known((EVERYBODY, *own))
+        return self._accounts_of[whose]
 
     async def _promised(self, hold: Hold) -> Hold | EdgedError:
         """Wait until the promise is on disk, as long as a disk may take; without it the call is not made."""

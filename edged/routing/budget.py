@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edged.core import BudgetSnapshot, Reservation, Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """Who a budget belongs to; the one of everybody together has no name."""
 
     scope: Scope
