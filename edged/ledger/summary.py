@@ -16,6 +16,7 @@ class By(StrEnum):
     REASON = "reason"
     MODEL = "model"
     ROUTE = "route"
+    KEY = "key"
     HOUR = "hour"
 
 
@@ -94,6 +95,7 @@ _KEYS = {
     By.REASON: "reason",
     By.MODEL: "coalesce(served_model, model)",
     By.ROUTE: "coalesce(route, '')",
+    By.KEY: "tenant",
     By.HOUR: "strftime('%Y-%m-%dT%H:00Z', received_at, 'unixepoch')",
 }
 

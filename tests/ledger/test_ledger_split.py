@@ -95,6 +95,7 @@ def key_of(record: Record, by: By) -> str:
         By.REASON: str(record.reason),
         By.MODEL: record.served_model or record.model,
         By.ROUTE: record.route or "",
+        By.KEY: record.tenant,
         By.HOUR: hour[record.received_at],
     }[by]
 
