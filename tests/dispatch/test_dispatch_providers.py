@@ -13,11 +13,14 @@ from edged.core import (
     Image,
     Message,
     Outcome,
+    OutputFormat,
+    OutputKind,
     Reason,
     Role,
     Sampling,
     Status,
     Target,
+    Tool,
 )
 from edged.errors import Unsupported, UpstreamUnavailable
 from edged.server.openai import edged_object
@@ -101,6 +104,43 @@ def test_a_refusal_that_cannot_be_helped_goes_to_the_next_upstream():
             seen = await box.ask(stop=("x",))
             assert seen.head.model == "cloud1/scripted-model"
             assert [a.error for a in box.cloud_attempts] == ["upstream_rejected", None]
+            await box.at_rest()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields"),
+    [
+        ({"tools": False}, {"tools": (Tool("f"),)}),
+        ({"json_schema": False}, {"output": OutputFormat(OutputKind.JSON_SCHEMA, '{"type": "object"}', "x")}),
+    ],
+)
+def test_a_model_that_cannot_do_it_is_passed_over_for_nothing(flags, fields):
+    """One call, one attempt: that of the model that can."""
+
+    async def main():
+        models = [a_model("simple", **flags), a_model("able")]
+        async with a_box(up_config={"model": models}, local="", cloud=["cloud/simple", "cloud/able"]) as box:
+            box.up.reply(text="{}")
+            seen = await box.ask(**fields)
+            assert seen.head.model == "cloud/able"
+            assert [a.model for a in box.cloud_attempts] == ["able"]
+            assert box.client.calls == len(box.up.seen) == 1
+            await box.at_rest()
+
+    run(main)
+
+
+def test_what_no_upstream_can_do_is_a_400_and_no_call():
+    """Several answers at once of Anthropic: refused before spending."""
+
+    async def main():
+        async with a_box(ups=2, up_config={"kind": "anthropic"}, local="") as box:
+            seen = await box.ask(n=2)
+            assert type(seen.error) is Unsupported
+            assert seen.error.param == "n"
+            assert (box.client.calls, box.record.attempts) == (0, ())
             await box.at_rest()
 
     run(main)
