@@ -114,7 +114,13 @@ async def a_box(
     """
     async with AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(ScriptedUpstream()) for _ in range(ups)]
-        quick = {"connect_timeout_s": 1.0, "first_token_timeout_s": 2.0, "expected_ttft_s": 0.01, "idle_timeout_s": 2.0, **(up_config or {})}
+        quick = {
+            "connect_timeout_s": 1.0,
+            "first_token_timeout_s": 2.0,
+            "expected_ttft_s": 0.01,
+            "idle_timeout_s": 2.0,
+            **(up_config or {}),
+        }
         names = ["cloud" + (str(i) if i else "") for i in range(ups)]
         upstreams = [server.config(name, **quick) for server, name in zip(servers, names, strict=True)]
         fields = {"cloud": [f"{name}/scripted-model" for name in names], **route}

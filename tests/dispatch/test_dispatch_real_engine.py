@@ -42,6 +42,18 @@ async def _outcomes(engine):
         assert resumed.text == kept.text
         assert box.records[2].attempts[0].usage.completion_tokens == 12
         await box.at_rest()
+        _learned(box)
+
+
+def _learned(box):
+    """The decode of what could not pass ended early; what stayed is set against its prediction."""
+    kept, doubted, _ = box.records
+    draft = doubted.attempts[0]
+    assert doubted.decisions[-1].stage == "checkpoint"
+    assert 0 < draft.wasted_tokens < 12
+    assert draft.saved_tokens == 12 - draft.wasted_tokens
+    assert (kept.attempts[0].wasted_tokens, kept.attempts[0].saved_tokens) == (0, 0)
+    assert (kept.task, kept.task_source) == ("chat", "detected")
 
 
 async def _resumed_at_once(engine):
