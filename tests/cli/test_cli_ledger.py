@@ -173,7 +173,7 @@ def test_a_missing_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (["split", "--since", "yesterday"], '"yesterday" is not a time such as 90s, 15m, 24h, 7d or all'),
         (["split", "--since", "-5h"], "expected one argument"),
-        (["split", "--by", "colour"], "(choose from 'reason', 'model', 'route', 'hour')"),
+        (["split", "--by", "colour"], "(choose from 'reason', 'model', 'route', 'key', 'hour')"),
         (["tail", "-n", "many"], '"many" is not a number of requests from 0 to 999999999'),
         (["tail", "-n", "9" * 5000], "is not a number of requests"),
         (["explain"], "REQUEST_ID"),
