@@ -170,7 +170,8 @@ class Daemon:
 
     def _status(self) -> str:
         states = ", ".join(f"{name} {engine.state}" for name, engine in self.engines.items())
-        return f"{self.dispatcher.in_flight} in flight; {states or 'no local model'}"
+        away = "; offline" if self.cloud.upstreams.offline else ""
+        return f"{self.dispatcher.in_flight} in flight; {states or 'no local model'}{away}"
 
     def _snapshots(self) -> dict[str, EngineSnapshot]:
         return {name: engine.snapshot() for name, engine in self.engines.items()}
