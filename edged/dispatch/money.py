@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -82,10 +83,13 @@ class Money:
         self._clocks = clocks
         self._promises = 0
         self._accounts_of: dict[tuple[str, str], tuple[Account, ...]] = {}
-        self._run = f"{time.time_ns():x}"
+        self._run = uuid.uuid4().hex[:16]
         self.budgets = Budgets(_limits(config))
         self._warn_of_old_prices(config)
-        self._days = self._days_from(kept, utc_date if config.budget.day_starts == "utc" else _local_date)
+        date_of = utc_date if config.budget.day_starts == "utc" else _local_date
+        mark = None if kept is None else kept.mark
+        self._days = Days(wall_s=clocks.wall_s(), elapsed_s=clocks.elapsed_s(), mark=mark, date_of=date_of)
+        self._take_over(kept)
 
     def __repr__(self) -> str:
         return f"Money({self._days!r}, {self.budgets!r})"
@@ -216,16 +220,14 @@ class Money:
 
     # -- days --------------------------------------------------------------------------------------------------------
 
-    def _days_from(self, kept: KeptMoney | None, date_of: Callable[[float], int]) -> Days:
-        """Take over what an earlier run spent; its calls that never ended are spent in full, by estimate."""
+    def _take_over(self, kept: KeptMoney | None) -> None:
+        """Go on from what an earlier run spent; its calls that never ended are spent in full, by estimate."""
         known = kept or KeptMoney()
         if kept is None:
             self.budgets.exhaust()
-        for old in known.spent:
-            self.budgets.restore(old)
-        days = Days(wall_s=self._clocks.wall_s(), elapsed_s=self._clocks.elapsed_s(), mark=known.mark, date_of=date_of)
-        if known.mark is not None and days.number != known.mark.number:
-            self.budgets.new_day()
+        if known.mark is not None and self._days.number == known.mark.number:
+            for old in known.spent:
+                self.budgets.restore(old)
         for reservation in known.open:
             accounts = self._accounts(reservation)
             self.budgets.settle(accounts, 0, reservation.amount_uusd, estimated=True)
@@ -236,9 +238,7 @@ class Money:
                 reservation.model,
                 reservation.amount_uusd,
             )
-        self._days = days
         self._journal.keep(self.budgets.snapshot(), self._mark(), closed=tuple(one.id for one in known.open))
-        return days
 
     def _look(self) -> None:
         if self._days.look(wall_s=self._clocks.wall_s(), elapsed_s=self._clocks.elapsed_s()):
