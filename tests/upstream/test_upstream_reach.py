@@ -1,7 +1,10 @@
 """Whether a host can be reached is found out for nothing, in time, over any of its addresses."""
 
 import asyncio
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 
@@ -61,6 +64,39 @@ def test_a_host_without_a_name_or_without_tls_is_not_reached():
         assert not await a_probe("http://cloud.example/v1", getaddrinfo=no_such_name).reaches()
         async with ScriptedUpstream() as up:
             assert not await a_probe(up.base_url.replace("http://", "https://"), timeout_s=2.0).reaches()
+
+    run(main)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_https_is_reached_when_its_certificate_holds(tmp_path, monkeypatch):
+    """The handshake is part of the way: a certificate for the name is enough, one for another name is not."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    made += ["-keyout", key, "-out", cert, "-subj", "/CN=cloud.example", "-addext", "subjectAltName=DNS:cloud.example"]
+    subprocess.run(made, check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+
+    async def main():
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert, key)
+        async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context) as server:
+            port = server.sockets[0].getsockname()[1]
+            here = [an_address("127.0.0.1", port)]
+            for host, expected in (("cloud.example", True), ("portal.example", False)):
+                probe = a_probe(f"https://{host}:{port}/v1", getaddrinfo=lambda *_, **__: here, timeout_s=3.0)
+                assert await probe.reaches() is expected
 
     run(main)
 
