@@ -106,6 +106,15 @@ def test_a_chat_body_says_what_was_answered() -> None:
     assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] == 1
 
 
+def test_usage_tells_which_guessed_tokens_came() -> None:
+    """What was guessed ahead and taken, what was computed for nothing; neither changes the other counts."""
+    usage = usage_body(Usage(completion_tokens=9, accepted_prediction_tokens=5, rejected_prediction_tokens=2))
+    assert usage is not None
+    assert usage["completion_tokens"] == usage["total_tokens"] == 9
+    details = usage["completion_tokens_details"]
+    assert (details["accepted_prediction_tokens"], details["rejected_prediction_tokens"]) == (5, 2)
+
+
 def test_a_completion_body_has_every_field_of_openais() -> None:
     """Likewise for plain completions."""
     body = whole(CompletionAnswer, HELLO, top_logprobs=1)
