@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 HEARTBEAT_S = 2.0
+LOAD_S = 15.0
 CLIENT_KEYS = ("key-of-ada-5d1c9a", "key-of-bob-77e0b2", "key-of-cyd-c3f418")
 UPSTREAM_KEY = "key-of-the-cloud-91ab60"
 FAR_BUDGET_USD = 0.02
@@ -62,6 +63,7 @@ context_tokens = 1024
 slots = 2
 threads = 1
 heartbeat_timeout_s = {heartbeat_s}
+load_timeout_s = {load_s}
 [model.sampling]
 temperature = 0.7
 
@@ -217,6 +219,7 @@ def daemon(directory: Path, model: Path, upstreams: dict[str, tuple[str, str]]) 
     text = _CONFIG.format(
         model=model,
         heartbeat_s=HEARTBEAT_S,
+        load_s=LOAD_S,
         far_budget=FAR_BUDGET_USD,
         key_budget=KEY_BUDGET_USD,
         retry_share=RETRY_SHARE,

@@ -185,8 +185,13 @@ def local_when_cut_off(evidence: Evidence) -> Iterator[str]:
         yield "local answers without a network were never measured"
         return
     before_s, after_s = min(evidence.local_before_s), min(evidence.local_cut_off_s)
-    if after_s > before_s * CUT_OFF_FACTOR + CUT_OFF_SLACK_S:
+    if _is_slower(evidence) and not evidence.local_disturbed:
         yield f"a local answer took {after_s:.2f} s without a network, {before_s:.2f} s with one"
+
+
+def _is_slower(evidence: Evidence) -> bool:
+    before_s, after_s = min(evidence.local_before_s), min(evidence.local_cut_off_s)
+    return after_s > before_s * CUT_OFF_FACTOR + CUT_OFF_SLACK_S
 
 
 def nothing_breaks(evidence: Evidence) -> Iterator[str]:
@@ -205,6 +210,8 @@ def not_judged(evidence: Evidence) -> Iterator[str]:
             f"7 live: other programs used more than half a core, {len(evidence.live_s)} probes were left "
             f"({LIVE_LEAST_PROBES} are needed)"
         )
+    if evidence.local_disturbed and evidence.local_before_s and evidence.local_cut_off_s and _is_slower(evidence):
+        yield "8 cut off: local answers were slower without a network, while other programs used the box"
 
 
 def nearest_rank(values: Sequence[float], percent: int) -> float:

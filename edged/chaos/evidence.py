@@ -28,7 +28,8 @@ class Evidence:
     """``connections`` and ``gauges`` are of the daemon at rest, ``leftovers`` pids that outlived it.
 
     ``cpu_at_rest`` is the share of a core that the workers used then, ``live_set_aside_s``
-    are probes of /health/live that were made while other programs used the box.
+    are probes of /health/live that were made while other programs used the box;
+    ``local_disturbed``: so were the timed local answers.
     """
 
     asks: tuple[Ask, ...] = ()
@@ -45,6 +46,7 @@ class Evidence:
     live_set_aside_s: tuple[float, ...] = ()
     local_before_s: tuple[float, ...] = ()
     local_cut_off_s: tuple[float, ...] = ()
+    local_disturbed: bool = False
     minutes: float = 1.0
     exit_code: int | None = 0
     leftovers: tuple[int, ...] = ()

@@ -36,6 +36,13 @@ class Neighbours:
         return self.share_cores > _NEIGHBOURS_CORES
 
 
+async def are_busy() -> bool:
+    """Whether other programs take more than half a core just now; takes half a second to find out."""
+    neighbours = Neighbours()
+    await asyncio.sleep(_LOOK_EVERY_S)
+    return neighbours.look()
+
+
 @dataclass(slots=True)
 class LiveProbe:
     """Asks from a thread of its own; probes made while others used the box are set aside, but kept."""

@@ -19,7 +19,7 @@ from edged import ledger
 from edged.chaos.box import CLIENT_KEYS, MODELS, UPSTREAM_KEY, Box, daemon
 from edged.chaos.client import PATIENCE_S, Heard, perform
 from edged.chaos.evidence import Call, Evidence
-from edged.chaos.live import LiveProbe
+from edged.chaos.live import LiveProbe, are_busy
 from edged.chaos.plan import MARK, Ask, Faults, Planned, asks, mark
 from edged.core import Record
 from edged.testing.upstream import Reply, ScriptedUpstream, Seen
@@ -28,6 +28,8 @@ CLIENTS = 8
 LOCAL_PROBES = 5
 SETTLE_S = 30.0
 _PAUSE_S = 0.3
+_FIRST_TORMENT_S = (2.0, 5.0)
+_TORMENT_EVERY_S = (6.0, 20.0)
 _TRUST = {"far": "cloud", "near": "site"}
 _PAGE_ROWS = 500
 
@@ -95,6 +97,7 @@ class Storm:
         self._heard: list[Heard] = []
         self._injected: Counter[str] = Counter()
         self._local = 0
+        self._disturbed = False
 
     async def run(self, stack: AsyncExitStack) -> Result:
         """Measure, storm, let it settle, cut the network, end; ``stack`` holds the upstreams and closes them."""
@@ -142,9 +145,11 @@ class Storm:
     async def _torment(self) -> None:
         """Kill, stop and pause workers at random; reload where the daemon can."""
         dice = random.Random(f"{self._options.seed}/torment")  # noqa: S311 - a plan, not a secret
+        pause = _FIRST_TORMENT_S
         torments = ("worker_killed", "worker_stopped", "worker_paused", *(["reload"] if self._box.reloads else []))
         while True:
-            await asyncio.sleep(dice.uniform(3, 9))
+            await asyncio.sleep(dice.uniform(*pause))
+            pause = _TORMENT_EVERY_S
             torment, pause_s = dice.choice(torments), dice.uniform(0.2, 1.0)
             if torment == "reload":
                 self._box.signal(signal.SIGHUP)
@@ -171,6 +176,7 @@ class Storm:
 
     async def _local_answers_s(self) -> tuple[float, ...]:
         """How long a few short answers of the pinned local model take, one after the other."""
+        self._disturbed = self._disturbed or await are_busy()
         found = []
         for _ in range(LOCAL_PROBES):
             self._local += 1
@@ -180,6 +186,7 @@ class Storm:
             heard = await self._ask(ask)
             self._heard.append(heard)
             found.append(heard.total_s if heard.status == 200 else PATIENCE_S)  # noqa: PLR2004 - OK
+        self._disturbed = self._disturbed or await are_busy()
         return tuple(found)
 
     async def _rest(
@@ -194,6 +201,7 @@ class Storm:
             live_set_aside_s=tuple(probe.set_aside_s),
             local_before_s=before_s,
             local_cut_off_s=cut_off_s,
+            local_disturbed=self._disturbed,
             minutes=minutes,
         )
         if box.is_running:

@@ -165,3 +165,10 @@ def test_liveness_is_judged_only_where_the_box_was_left_to_the_daemon():
     assert not violations(busy)["7 live"]
     assert len(list(not_judged(busy))) == 1
     assert not list(not_judged(evidence()))
+
+
+def test_speed_without_a_network_is_judged_only_on_a_quiet_box():
+    """Slower while others used it: no verdict, and the report says so."""
+    busy = evidence(local_cut_off_s=(2.0,), local_disturbed=True)
+    assert not violations(busy)["8 cut off"]
+    assert len(list(not_judged(busy))) == 1
