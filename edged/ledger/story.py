@@ -120,7 +120,8 @@ def _name(attempt: Attempt) -> str:
 
 
 def _attempt_details(attempt: Attempt) -> Iterator[str]:
-    first = "no token came" if attempt.ttft_s is None else f"first token after {seconds(attempt.ttft_s)}"
+    none = "nothing to generate" if attempt.outcome is Outcome.SERVED else "no token came"  # embeddings, ranking
+    first = none if attempt.ttft_s is None else f"first token after {seconds(attempt.ttft_s)}"
     yield f"{first}, {seconds(attempt.total_s)} in all"
     usage = attempt.usage
     cached = f" ({usage.cached_tokens} of them cached)" if usage.cached_tokens else ""
@@ -146,7 +147,8 @@ def _result(record: Record) -> Iterator[str]:
     yield f"{_ending(record)}: {record.reason}"
     if record.error is not None:
         yield f"error: {record.error}"
-    first = "no token was sent" if record.ttft_s is None else f"first token sent after {seconds(record.ttft_s)}"
+    none = "nothing to generate" if record.status is Status.OK else "no token was sent"
+    first = none if record.ttft_s is None else f"first token sent after {seconds(record.ttft_s)}"
     yield f"{first}, {seconds(record.total_s)} in all"
     if record.prediction_error_s is not None:
         late = record.prediction_error_s

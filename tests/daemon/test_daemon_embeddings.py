@@ -198,6 +198,9 @@ def test_every_request_leaves_one_record(box):
     assert found[1][:6] == ("rerank", "ranker", "ok", "local", "pinned_local", None)
     assert found[2][:6] == ("embeddings", "tiny", "rejected", "none", "context_overflow", "context_length_exceeded")
     assert found[3][:6] == ("embeddings", "auto", "rejected", "none", "capability", "unsupported_model")
+    story = box.command("explain", asked[0]).stdout
+    assert "over embeddings" in story
+    assert "nothing to generate" in story
     _, metrics = box.get("/metrics")
     assert 'edged_requests_total{reason="pinned_local",route="ranker",served_by="local",status="ok"}' in metrics
     assert 'edged_model_ready{model="tiny"} 1.0' in metrics
