@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.core import KeptMoney, Outcome, Reason, Scope, Status, Target, Usage
-from edged.dispatch.money import Clocks, Money, limited
+from edged.dispatch.money import Clocks, Money, NoJournal, limited
 from edged.dispatch.trace import Trace
 from edged.errors import BudgetExhausted, EdgedError, ModelNotFound, SpendUnrecorded
 from edged.ledger import Ledger, Tuning
@@ -274,6 +275,39 @@ def test_spend_that_cannot_be_recorded_is_not_made(tmp_path, policy, by):
         ledger.close(10)
 
     run(main)
+
+
+def test_a_disk_that_does_not_answer_in_time_is_no_disk(monkeypatch):
+    """A sync that hangs holds a request for a moment, not for ever; then it is answered here."""
+    monkeypatch.setattr("edged.dispatch.money._SYNC_S", 0.05)
+
+    class Hanging(NoJournal):
+        def promise(self, _reservation, _mark, kept=None):
+            """Never heard of again."""
+
+    async def main():
+        async with a_box(budget={"usd_per_day": 1}) as box:
+            box.cloud.money._journal = Hanging()
+            assert (await deferring(box).ask()).head.reason is Reason.BUDGET_EXHAUSTED
+            assert box.client.calls == 0
+            await box.at_rest()
+
+    run(main)
+
+
+def test_a_day_may_begin_at_the_boxs_own_midnight(monkeypatch):
+    """Half an hour after noon in UTC it is tomorrow in Auckland."""
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        config = a_config(upstreams=[], budget={"day_starts": "local"}, route=[{"name": "auto", "local": "small"}])
+        wall_s = NOON + 1_800
+        money = Money(config, clocks=Clocks(lambda: wall_s, lambda: 100.0))
+        assert money._days.date == 20_001
+        assert money._days.left_s(wall_s=wall_s, elapsed_s=100.0) < DAY_S - 1_800 + 1
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_client_that_leaves_while_its_promise_is_written_leaves_no_promise(tmp_path):
