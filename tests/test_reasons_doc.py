@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from edged.config import BudgetConfig, ModelConfig, RetriesConfig, RouteConfig, Thresholds, UpstreamConfig
+from edged.config import BudgetConfig, ModelConfig, RedactConfig, RetriesConfig, RouteConfig, Thresholds, UpstreamConfig
 from edged.core import Reason
 
 DOC = (Path(__file__).parent.parent / "docs" / "reasons.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", DOC, flags=re.DOTALL | re.MULTILINE))
 KEYS = {
     name
-    for section in (Thresholds, BudgetConfig, RouteConfig, ModelConfig, UpstreamConfig, RetriesConfig)
+    for section in (Thresholds, BudgetConfig, RouteConfig, ModelConfig, UpstreamConfig, RedactConfig, RetriesConfig)
     for name in section.model_fields
 }
 ASKED = {"locality", "deadline_ms", "min_confidence", "max_cost_usd"}

@@ -57,7 +57,18 @@ def test_the_example_shows_every_key_there_is() -> None:
         for section in sections(config.parse(UNCOMMENTED))
         for name, field in type(section).model_fields.items()
     }
-    tables = {"server", "ledger", "sampling", "thresholds", "budget", "hedge", "audit", "upstream_retries"}
+    tables = {
+        "server",
+        "ledger",
+        "sampling",
+        "thresholds",
+        "budget",
+        "hedge",
+        "audit",
+        "upstream_retries",
+        "openrouter",
+    }
+    tables |= {"redact", "patterns", "employee_id"}  # the last is the example of a name of one's own
     assert known - tables == leaves(tomllib.loads(UNCOMMENTED)) - tables
 
 
