@@ -16,6 +16,7 @@ _MOST_CANDIDATES = 8
 _CLASSES = (SHORTEST_MATCH, 3, 4, 6, 10, 16)
 _AT_FIRST = (0.3, 0.45, 0.55, 0.7, 0.8, 0.9)
 _PRIOR_WEIGHT = 3.0
+_LEAST_CHANCE = 0.03
 _NONE = -1
 
 
@@ -88,10 +89,12 @@ class Lookup:
             self._find(position)
 
     def chances(self, most: int) -> list[float]:
-        """For each of the next tokens, the probability that it and all before it come as foreseen."""
+        """For each of the next tokens how likely it and all before it come as foreseen, as long as that is likely."""
         chances, together = [], 1.0
         for ahead in range(most if self._length else 0):
             together *= self._odds.chance(min(self._length + ahead, LONGEST_MATCH))
+            if together < _LEAST_CHANCE:
+                break
             chances.append(together)
         return chances
 

@@ -175,7 +175,7 @@ class Worker:
             slots=load.slots,
             chunk_tokens=load.prefill_chunk_tokens,
             publish=self._channel.send,
-            draft_rows=load.step_rows if load.drafts and runner.shares_prefixes else 0,
+            draft_rows=load.step_rows if load.drafts and shares else 0,
         )
         threading.Thread(target=_decode, args=(self._loop,), name="decode", daemon=True).start()
         self._channel.send(

@@ -19,9 +19,12 @@ PROMPTS = ("Name three colours.", "What is 2+2?", "Say hello.", "What is the cap
 
 @pytest.fixture(scope="module")
 def engine_runs(model_path):
-    """Runs a rule against one engine that all rules of this file share; each must leave it idle."""
+    """Runs a rule against one engine that all rules of this file share; each must leave it idle.
+
+    Without drafts: rules compare numbers to the last digit, and which step computes what must not depend on the clock.
+    """
     with asyncio.Runner() as runner:
-        life = running(model_path)
+        life = running(model_path, drafts=False)
         engine = runner.run(life.__aenter__())
         yield lambda rule: runner.run(checked(rule, engine))
         runner.run(life.__aexit__(None, None, None))
@@ -312,8 +315,8 @@ def test_a_closed_engine_refuses_and_ends_what_runs(model_path) -> None:
     """Two engines in one daemon: closing one leaves the other alone."""
 
     async def main() -> None:
-        async with running(model_path) as other:
-            async with running(model_path) as engine:
+        async with running(model_path, drafts=False) as other:
+            async with running(model_path, drafts=False) as engine:
                 assert engine.pid != other.pid
                 request = a_request()
             with pytest.raises(NotReady):

@@ -5,11 +5,13 @@ nats on this model: answers may part where two tokens were that close, and nowhe
 """
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 from real_engine import a_request, answer, running, text_of
 
-from edged.core import Chat, Message, Role
+from edged.core import Chat, Message, OutputFormat, OutputKind, Role
 
 CLOSE = 0.4
 LIST = "\n".join(
@@ -65,6 +67,29 @@ def test_the_guesses_of_a_copy_come_and_are_counted(pair):
     assert drafted.accepted_prediction_tokens > 10
     assert drafted.accepted_prediction_tokens < drafted.completion_tokens
     assert drafted.completion_tokens - len(rows(pair[1])) in (0, 1), "the end token is the one without text"
+
+
+def test_a_form_is_kept_with_drafts(model_path):
+    """Guesses go through the grammar as any token does: a copied document is valid, its repeated keys are guessed."""
+    names = [f"item-{number}" for number in range(3)]
+    item = {
+        "type": "object",
+        "properties": {"name": {"enum": names}, "status": {"enum": ["done"]}, "owner": {"enum": ["Lindqvist"]}},
+        "required": ["name", "status", "owner"],
+        "additionalProperties": False,
+    }
+    document = {"type": "array", "items": item, "minItems": 3, "maxItems": 3}
+    output = OutputFormat(OutputKind.JSON_SCHEMA, json.dumps(document), "items", strict=True)
+
+    async def main():
+        async with running(model_path, drafts=True) as engine:
+            request = replace(a_request("List the items as JSON.", max_tokens=200), output=output)
+            return await answer(engine, request)
+
+    chunks = asyncio.run(main())
+    items = json.loads(text_of(chunks))
+    assert [set(one) for one in items] == [{"name", "status", "owner"}] * 3
+    assert chunks[-1].usage.accepted_prediction_tokens > 0
 
 
 def test_the_choices_of_a_request_share_a_step_with_their_drafts(model_path):

@@ -10,10 +10,10 @@ from real_engine import ask, running, until
 
 from edged.core import EngineState
 from edged.engine.channel import Channel
-from edged.engine.decode import Add, DecodeLoop, Drop
+from edged.engine.decode import Add, DecodeLoop, Drop, Stop
 from edged.engine.kv import KvPool
-from edged.engine.protocol import HEADER, Branch, Cancel, Prepare, Prepared, Refused, Submit, Turn, decode_event
-from edged.engine.runner import Vocabulary
+from edged.engine.protocol import HEADER, Branch, Cancel, Load, Prepare, Prepared, Refused, Submit, Turn, decode_event
+from edged.engine.runner import Runner, Vocabulary
 from edged.engine.worker import Worker, _template
 from edged.testing.engine import FakeRunner
 
@@ -167,6 +167,27 @@ def test_a_cancel_before_the_model_is_loaded_is_fine() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         Worker(Channel(theirs))._serve(Cancel("a"))
+
+
+@pytest.mark.parametrize(
+    ("drafts", "shares", "drafting"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_only_a_model_that_can_take_back_a_token_drafts(model_path, monkeypatch, drafts, shares, drafting) -> None:
+    """Recurrent state cannot be rolled back; and the config may say no."""
+    monkeypatch.setattr(Runner, "shares_prefixes", property(lambda _: shares))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(Channel(theirs))
+        worker._serve(Load(str(model_path), 64, 1, 64, 1, 0, 64, drafts=drafts))
+        assert (worker._loop._drafter is not None) == drafting
+        worker._loop.post(Stop())
+
+
+def test_a_lone_stream_has_rows_to_draft_in() -> None:
+    """Twice the slots, and some for a single slot too; none beside the slots where nothing is drafted."""
+    rows = [Load("", 64, slots, 64, 1, 0, 64, drafts=True).step_rows for slots in (1, 4, 8)]
+    assert rows == [8, 8, 16]
+    assert Load("", 64, 4, 64, 1, 0, 64).step_rows == 4
 
 
 @pytest.mark.parametrize("error", [RecursionError, MemoryError])
