@@ -29,7 +29,9 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="how far back: 90s, 15m, 24h, 7d or all (default: 24h)",
     )
-    parser.add_argument("--by", choices=[by.value for by in By], help="one line per reason, model, route, key or hour (UTC)")
+    parser.add_argument(
+        "--by", choices=[by.value for by in By], help="a line per reason, model, route, key or hour (UTC)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(func=run)
 

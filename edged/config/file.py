@@ -35,6 +35,12 @@ class Config(Section):
     routes: tuple[RouteConfig, ...] = Field(default=(), alias="route")
 
     @model_validator(mode="after")
+    def _strangers_need_a_key(self) -> Self:
+        if not self.server.is_loopback and not self.server.api_keys and not self.api_keys:
+            raise ValueError("server.listen: an address beyond loopback needs an [[api_key]] or server.api_keys")
+        return self
+
+    @model_validator(mode="after")
     def _names_resolve(self) -> Self:
         """Every name a route uses exists, and no two things a client can ask for share a name."""
         local = [model.name for model in self.models]
@@ -73,10 +79,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _keys_fit(self) -> Self:
-        """A port beyond loopback asks for a key, and what a key is for exists."""
+        """What a key is for exists."""
         refuse_duplicates([key.name for key in self.api_keys], "api_key")
-        if not self.server.is_loopback and not self.server.api_keys and not self.api_keys:
-            raise ValueError("server.listen: an address beyond loopback needs an [[api_key]] or server.api_keys")
         cloud = [f"{upstream.name}/{model.name}" for upstream in self.upstreams for model in upstream.models]
         known = [*(route.name for route in self.routes), *(model.name for model in self.models), *cloud]
         for key in self.api_keys:
