@@ -1,13 +1,18 @@
 """What was measured decides: never to something slower, and what was predicted is compared with what came."""
 
+import asyncio
+import itertools
 import time
 
 import pytest
-from builders import a_request
+from builders import a_config, a_request, a_route
 from dispatch_builders import SURE, UNSURE, WORDS, a_box, run
 
 from edged.core import Outcome, OutputFormat, OutputKind, Reason, Target
-from edged.routing.pace import MIN_SAMPLES
+from edged.dispatch import sensors
+from edged.dispatch.forecasts import Forecasts
+from edged.routing.heat import Reading
+from edged.routing.pace import MIN_PROMPTS, MIN_SAMPLES
 
 CLOUD, LOCAL = Target.CLOUD, Target.LOCAL
 NAME = "cloud/scripted-model"
@@ -175,3 +180,40 @@ def test_a_deadline_that_will_be_missed_is_left_for_while_the_answer_is_held():
             assert box.record.attempts[0].saved_tokens > 50
 
     run(main)
+
+
+# -- heat ---------------------------------------------------------------------------------------------------------
+
+
+def test_heat_that_lasts_stretches_predictions_and_is_said_with_each_decision(monkeypatch):
+    """From the sensors into a decision; a curve measured cool is divided by what is left of the clock."""
+    monkeypatch.setattr("edged.dispatch.forecasts.SENSE_EVERY_S", 0)
+    ticks = itertools.count(0.0, 10.0)
+
+    async def main():
+        async with a_box() as box:
+            forecasts = Forecasts(
+                a_config(routes=[a_route(cloud=[])]), clock=lambda: next(ticks), read=lambda: Reading(90.0, 85.0, 0.5)
+            )
+            tending = asyncio.create_task(forecasts.tend())
+            while not forecasts.throttle.heat.throttled:  # noqa: ASYNC110 - the state has no event
+                await asyncio.sleep(0)
+            tending.cancel()
+            box.dispatcher.forecasts.throttle = forecasts.throttle
+            pace = box.dispatcher.forecasts.local["small"]
+            for _ in range(MIN_PROMPTS):
+                pace.note_prompt(start_tokens=0, tokens=100, prefill_s=0.5, now_s=time.monotonic())
+            box.engine.script(text=WORDS, logprob=SURE, prompt_tokens=100)
+            await box.ask()
+            said = next(d for d in box.record.decisions if d.stage == "review_admission")
+            assert said.speed == 0.5
+            assert said.predicted_ttft_s == pytest.approx(1.0, abs=0.1)
+
+    run(main)
+
+
+def test_the_sensors_of_any_box_can_be_asked():
+    """Where there are none, nothing is said of heat."""
+    found = sensors.read()
+    assert found.temperature_c is None or -50 < found.temperature_c < 150
+    assert found.clock is None or found.clock > 0
