@@ -43,6 +43,9 @@ class Budget:
     reserved_uusd: int = field(default=0)
 
     def has_room_for(self, amount_uusd: int) -> bool:
+        """What is free always fits, also where a provider has charged more than was reserved."""
+        if amount_uusd == 0:
+            return True
         return self.limit_uusd is None or self.spent_uusd + self.reserved_uusd + amount_uusd <= self.limit_uusd
 
     def settle(self, reserved_uusd: int, spent_uusd: int, *, estimated: bool = False) -> None:

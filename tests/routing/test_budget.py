@@ -65,6 +65,7 @@ def test_a_call_that_cost_more_than_reserved_ends_the_spending():
     kept.settle(ALL, 90, 130, estimated=False)
     assert kept[EVERYBODY].spent_uusd == 130
     assert kept.reserve(ALL, 1) == EVERYBODY
+    assert kept.reserve(ALL, 0) is None  # a model that costs nothing
 
 
 def test_a_new_day_starts_with_nothing_spent_but_keeps_what_is_still_reserved():
