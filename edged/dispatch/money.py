@@ -110,12 +110,12 @@ class Money:
         hold = self._hold(sent or trace.request, route, name)
         if allowed.max_cost_uusd is not None and hold.amount_uusd > allowed.max_cost_uusd:
             return BudgetExhausted("edged.max_cost_usd does not allow this call", param="edged.max_cost_usd")
-        limited = hold.amount_uusd > 0 and self.budgets.is_limited(hold.accounts)
-        if limited and self._journal.is_failing and not self._serves_unrecorded:
+        is_limited = hold.amount_uusd > 0 and self.budgets.is_limited(hold.accounts)
+        if is_limited and self._journal.is_failing and not self._serves_unrecorded:
             return _unrecorded()
         if (full := self.budgets.reserve(hold.accounts, hold.amount_uusd)) is not None:
             return self._exhausted(full, hold)
-        if limited and not self._journal.is_failing:
+        if is_limited and not self._journal.is_failing:
             return await self._promised(hold)
         self._journal.promise(hold.reservation, self._mark())
         return hold
