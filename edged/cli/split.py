@@ -101,4 +101,6 @@ def _groups(groups: Mapping[str, Split], title: str) -> Table:
 
 def _cost(result: Split) -> str:
     estimated = f" ({dollars(result.cost_estimated_uusd)} of it estimated)" if result.cost_estimated_uusd else ""
-    return f"cost {dollars(result.cost_uusd)}{estimated}"
+    error = result.prediction_error
+    off = f"; first token predicted to within {seconds(error.p50)} (p95 {seconds(error.p95)})" if error.p50 else ""
+    return f"cost {dollars(result.cost_uusd)}{estimated}{off}"

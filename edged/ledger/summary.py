@@ -51,6 +51,7 @@ class Split:
     tokens: Tokens = Tokens()
     cost_uusd: int = 0
     cost_estimated_uusd: int = 0
+    prediction_error: Percentiles = Percentiles()
     local_ttft: Percentiles = Percentiles()
     cloud_ttft: Percentiles = Percentiles()
     groups: Mapping[str, "Split"] | None = None
@@ -68,6 +69,7 @@ class Split:
             "tokens": {"local": self.tokens.local, "cloud": self.tokens.cloud, "discarded": self.tokens.discarded},
             "cost_usd": self.cost_uusd / 1e6,
             "cost_estimated_usd": self.cost_estimated_uusd / 1e6,
+            "prediction_error_s": _percentiles(self.prediction_error),
             "ttft_s": {"local": _percentiles(self.local_ttft), "cloud": _percentiles(self.cloud_ttft)},
         }
         if self.groups is not None:
@@ -120,13 +122,26 @@ SELECT {{key}} AS key, served_by, ttft_s FROM requests
 WHERE {IN_WINDOW} AND status = 'ok' AND ttft_s IS NOT NULL
 """  # noqa: S608 - constants
 
+# How far off the prediction was, either way, for those that waited for the local model: ``Record.prediction_error_s``.
+_ERRORS = f"""
+SELECT key, 'error' AS kind, abs(started_s + ttft_s - load_s - predicted_ttft_s) AS error_s
+FROM (
+    SELECT seq, {{key}} AS key, load_s, predicted_ttft_s FROM requests
+    WHERE {IN_WINDOW} AND predicted_ttft_s IS NOT NULL AND reason NOT IN ('cloud_unavailable', 'budget_exhausted')
+) JOIN attempts USING (seq) WHERE target = 'local' AND ttft_s IS NOT NULL
+"""  # noqa: S608 - constants
+
 
 def _measure(connection: sqlite3.Connection, values: Mapping[str, float], key: str) -> dict[str, Split]:
     """One Split per value of the SQL expression ``key``, in the order of the keys."""
     counts = _grouped(connection.execute(_COUNTS.format(key=key), values))
     tokens = _grouped(connection.execute(_TOKENS.format(key=key), values))
     ttft = _times(connection.execute(_TTFT.format(key=key), values))
-    return {key: _assemble(rows, tokens.get(key, []), ttft.get(key, {})) for key, rows in sorted(counts.items())}
+    errors = _times(connection.execute(_ERRORS.format(key=key), values))
+    return {
+        key: _assemble(rows, tokens.get(key, []), {**ttft.get(key, {}), **errors.get(key, {})})
+        for key, rows in sorted(counts.items())
+    }
 
 
 def _grouped(rows: sqlite3.Cursor) -> dict[str, list[sqlite3.Row]]:
@@ -168,6 +183,7 @@ def _assemble(counts: list[sqlite3.Row], tokens: list[sqlite3.Row], ttft: Mappin
         tokens=Tokens(**{kind: kinds.get(kind, 0) for kind in ("local", "cloud", "discarded")}),
         cost_uusd=sum(row["cost_uusd"] for row in counts),
         cost_estimated_uusd=sum(row["estimated_uusd"] for row in tokens),
+        prediction_error=_ranked(ttft.get("error", [])),
         local_ttft=_ranked(ttft.get("local", [])),
         cloud_ttft=_ranked(ttft.get("cloud", [])),
     )

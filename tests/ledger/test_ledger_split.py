@@ -3,6 +3,7 @@
 import math
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger_builders import NOON, a_record, an_attempt, store_of
 
-from edged.core import Attempt, Outcome, Reason, Record, Status, Target
+from edged.core import Attempt, Decision, Outcome, Reason, Record, Status, Target
 from edged.ledger import By, NoLedger, Percentiles, Split, Tokens, split
 
 KEYS = {
@@ -21,6 +22,7 @@ KEYS = {
     "cancelled",
     "failed",
     "by_reason",
+    "prediction_error_s",
     "tokens",
     "cost_usd",
     "cost_estimated_usd",
@@ -171,3 +173,19 @@ def test_no_ledger_is_its_own_error(tmp_path: Path) -> None:
     (tmp_path / "fresh.db").touch()
     with pytest.raises(NoLedger):
         split(tmp_path / "fresh.db")
+
+
+def test_predictions_are_set_against_what_came(tmp_path):
+    """Early or late counts alike; who left before any local token, or was answered after all, says nothing."""
+    local = an_attempt(target=Target.LOCAL, started_s=0.1, ttft_s=0.4)
+    decided = Decision(target=Target.LOCAL, reason=Reason.WITHIN_BUDGET, stage="review_admission", predicted_ttft_s=0.7)
+    records = [
+        a_record("a", attempts=(local,), predicted_ttft_s=0.7, decisions=(decided,)),
+        a_record("b", attempts=(local,), predicted_ttft_s=0.4, decisions=(replace(decided, predicted_ttft_s=0.4),)),
+        a_record("c", attempts=(local,), predicted_ttft_s=9.0, reason=Reason.CLOUD_UNAVAILABLE),
+        a_record("d", attempts=(replace(local, ttft_s=None),), predicted_ttft_s=9.0),
+    ]
+    store_of(tmp_path / "l.db", records)
+    found = split(tmp_path / "l.db").prediction_error
+    assert (found.p50, found.p95) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert records[0].prediction_error_s == pytest.approx(-0.2)
