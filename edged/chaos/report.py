@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from edged.chaos.checks import nearest_rank, not_judged, violations
+from edged.chaos.evidence import cloud_attempts, is_audit
 from edged.chaos.run import Options, Result
 from edged.core import Target
 
@@ -23,6 +24,8 @@ def document(options: Options, result: Result) -> dict[str, Any]:
         "errors": dict(Counter(sorted(record.error or "none" for record in evidence.records))),
         "served": {target.value: served.count(target) for target in Target},
         "upstream_calls": len(evidence.calls),
+        "hedged": sum(any(d.stage == "hedge" for d in record.decisions) for record in evidence.records),
+        "audited": sum(is_audit(a, record) for record in evidence.records for a in cloud_attempts(record)),
         "injected": dict(sorted(result.injected.items())),
         "reloads": "SIGHUP" if result.reloads else "this daemon does not reload its config: none were made",
         "live_p99_s": nearest_rank(evidence.live_s, 99) if evidence.live_s else None,
@@ -42,7 +45,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     served = ", ".join(f"{count} {name}" for name, count in report["served"].items())
     heading = (
         f"seed {report['seed']}, {report['seconds']:g} s: {report['requests']} requests, {report['records']} records "
-        f"({served}), {report['upstream_calls']} upstream calls"
+        f"({served}), {report['upstream_calls']} upstream calls, "
+        f"{report['hedged']} hedged, {report['audited']} calls of audits"
     )
     live = f"/health/live p99 {_live(report, '')}; while other programs used the box {_live(report, '_set_aside')}"
     out = [

@@ -19,13 +19,13 @@ def chaos(*arguments, **environment):
 
 @pytest.mark.model
 def test_a_storm_breaks_no_guarantee(model_path):
-    """Fifteen seconds under a fixed seed: requests, faults and kills by the dozen, 0 violations."""
-    done = chaos("--seconds", "15", "--seed", "11", "--json", EDGED_TEST_MODEL=str(model_path))
+    """Ten seconds under a fixed seed: requests, faults and kills by the dozen, 0 violations."""
+    done = chaos("--seconds", "10", "--seed", "11", "--json", EDGED_TEST_MODEL=str(model_path))
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     assert report["violations_total"] == 0, report["details"]
     assert done.returncode == 0
-    assert report["requests"] == report["records"] > 50
+    assert report["requests"] == report["records"] > 30
     assert report["upstream_calls"] > 10
     assert len(report["injected"]) > 8
 
