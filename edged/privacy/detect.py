@@ -16,7 +16,7 @@ from edged.privacy.phones import Numbers
 from edged.privacy.plain import encodable, plain
 from edged.privacy.words import Finder, Place, hidden, merged, stands_alone, whole_words, without
 
-_EMAIL = r"[\p{L}\p{N}._%+'\-]+(?:@|%40)[\p{L}\p{N}][\p{L}\p{N}.\-]*\.\p{L}[\p{L}\p{N}\-]*[\p{L}\p{N}]"
+_EMAIL = r"[\p{L}\p{N}._%+'\-]+(?:@|%40|&#64;)[\p{L}\p{N}][\p{L}\p{N}.\-]*\.\p{L}[\p{L}\p{N}\-]*[\p{L}\p{N}]"
 _PHONE = r"[+(]{0,2}\p{Nd}[\p{Nd} ().\-/]{5,60}"
 _IBAN = r"\b[A-Za-z]{2}[0-9]{2}(?:[ \-]?[A-Za-z0-9]){11,36}\b"
 _CARD = r"[0-9](?:[ \-]?[0-9]){12,30}"

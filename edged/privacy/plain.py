@@ -7,6 +7,7 @@ _PLAIN = {
     **{0xFF01 + i: 0x21 + i for i in range(94)},  # full-width forms
     **dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0xFE63), ord("-")),
     **dict.fromkeys((0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000), ord(" ")),
+    **dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF), ord("-")),  # seen by nobody: no way to hide behind
     0x2019: ord("'"),
 }
 

@@ -52,9 +52,11 @@ def test_places_are_in_order_inside_the_text_and_apart(parts):
 
 
 def test_odd_signs_hide_nothing():
-    """Full-width letters, typographic dashes and no-break spaces are read as the plain ones; places stay right."""
+    """Full-width letters, dashes, odd spaces and signs nobody sees are read as plain ones; places stay right."""
     assert _found("é anna\uff20example.com") == [("email", "anna\uff20example.com")]
     assert _found("+49\u00a030\u00a0901820") == [("phone", "+49\u00a030\u00a0901820")]
+    assert _found("an\u200bna\u00ad@example.com") == [("email", "an\u200bna\u00ad@example.com")]
+    assert _found("4111\u200b1111\u200b1111\u200b1111") == [("card", "4111\u200b1111\u200b1111\u200b1111")]
     assert _found("4111\u20111111\u20111111\u20111111") == [("card", "4111\u20111111\u20111111\u20111111")]
 
 
