@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= args.seconds <= _MAX_SECONDS:
         print(f"chaos: --seconds {args.seconds:g}: must be between 1 and {_MAX_SECONDS}", file=sys.stderr)
         return 2
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the upstreams' connections break on purpose
     try:
         options = Options(args.seconds, args.seed, args.model or _starter())
         result = asyncio.run(run(options))

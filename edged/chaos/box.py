@@ -20,7 +20,7 @@ HEARTBEAT_S = 2.0
 LOAD_S = 15.0
 CLIENT_KEYS = ("key-of-ada-5d1c9a", "key-of-bob-77e0b2", "key-of-cyd-c3f418")
 UPSTREAM_KEY = "key-of-the-cloud-91ab60"
-FAR_BUDGET_USD = 0.02
+FAR_BUDGET_USD = 0.04
 KEY_BUDGET_USD = 0.004
 MODELS = ("auto", "auto", "auto", "auto", "cloudy", "cloudy", "small", "far/m")
 RETRY_SHARE = 0.2
@@ -73,7 +73,7 @@ local = "small"
 cloud = ["far/m", "near/m"]
 hold_tokens = 4
 [route.thresholds]
-confidence = 0.3
+confidence = 0.15
 ttft_s = 1.5
 itl_s = 1.0
 queue = 8
@@ -84,7 +84,7 @@ enabled = true
 max_share = 0.2
 after_s = 0.4
 [route.audit]
-share = 0.2
+share = 0.6
 
 [[route]]
 name = "cloudy"
@@ -175,6 +175,9 @@ class Box:
         lines = (line.rpartition(" ") for line in self.get("/metrics").splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
+    def is_model_ready(self) -> bool:
+        return bool(json.loads(self.get("/health/ready"))["models"]["small"] == "ready")
+
     def budgets(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.get("/edged/budgets"))["budgets"]
         return found
@@ -209,7 +212,7 @@ class Box:
     async def ready(self) -> None:
         """Wait until the local model answers. Raises: TimeoutError."""
         async with asyncio.timeout(_START_S):
-            while json.loads(await asyncio.to_thread(self.get, "/health/ready"))["models"]["small"] != "ready":  # noqa: ASYNC110 - another process
+            while not await asyncio.to_thread(self.is_model_ready):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(_POLL_S)
 
 

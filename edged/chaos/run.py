@@ -28,6 +28,7 @@ CLIENTS = 8
 LOCAL_PROBES = 5
 SETTLE_S = 30.0
 _PAUSE_S = 0.3
+_READY_SHARE = 0.8  # of the torments wait for a loaded model; the others may meet one that loads
 _FIRST_TORMENT_S = (2.0, 5.0)
 _TORMENT_EVERY_S = (6.0, 20.0)
 _TRUST = {"far": "cloud", "near": "site"}
@@ -150,6 +151,8 @@ class Storm:
         while True:
             await asyncio.sleep(dice.uniform(*pause))
             pause = _TORMENT_EVERY_S
+            if dice.random() < _READY_SHARE and not await asyncio.to_thread(self._box.is_model_ready):
+                continue
             torment, pause_s = dice.choice(torments), dice.uniform(0.2, 1.0)
             if torment == "reload":
                 self._box.signal(signal.SIGHUP)
