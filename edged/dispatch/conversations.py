@@ -31,8 +31,7 @@ class Authors:
             return route
         kind = kinds.kind(trace.request)
         if route.keep_author:
-            trace.conversation = affinity.whole(trace.request)
-            earlier = affinity.before_last_answer(trace.request)
+            earlier, trace.conversation = affinity.digests(trace.request)
             trace.before = self._known.author(earlier, now_s=time.monotonic()) if earlier else None
         task = trace.before.task if trace.before and kind.is_guess else kind.task
         trace.task, trace.task_source = task, kind.source.value

@@ -7,13 +7,14 @@ tenant that begin with the same messages share an entry: the newer author counts
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edged.core import Chat, Message, Reason, Request, Role, Target
 
 KEPT_CONVERSATIONS = 4096
 EXPIRY_S = 3600.0
+_IMAGE_CHARS = 4096
+"""A picture is known by its size and both ends: hashing megabytes would hold up everybody else."""
 
 _LASTING = (
     Reason.PINNED_CLOUD,
@@ -47,32 +48,39 @@ def stays(target: Target, reason: Reason) -> bool:
 
 def before_last_answer(request: Request) -> bytes | None:
     """The digest under which the earlier turn was noted; None where nobody has answered yet."""
-    if not isinstance(request.input, Chat):
-        return None
-    messages = request.input.messages
-    last = next((i for i in reversed(range(len(messages))) if messages[i].role is Role.ASSISTANT), None)
-    return digest(request, messages[:last]) if last else None
+    return digests(request)[0]
 
 
 def whole(request: Request) -> bytes | None:
     """The digest under which this turn is noted; None where no conversation can follow."""
-    return digest(request, request.input.messages) if isinstance(request.input, Chat) else None
+    return digests(request)[1]
 
 
-def digest(request: Request, messages: Sequence[Message]) -> bytes:
-    """128 bits of tenant, model asked for and messages; each part carries its length: none runs into the next."""
+def digests(request: Request) -> tuple[bytes | None, bytes | None]:
+    """Both in one pass: 128 bits of tenant, model asked for and messages. Each part carries its length."""
+    if not isinstance(request.input, Chat):
+        return None, None
+    messages, before = request.input.messages, None
+    last = next((i for i in reversed(range(len(messages))) if messages[i].role is Role.ASSISTANT), 0)
     found = hashlib.blake2b(digest_size=16)
-    for part in (request.tenant, request.model):
-        _add(found, part)
-    for message in messages:
-        _add(found, message.role.value)
-        _add(found, message.text or "")
-        for call in message.tool_calls:
-            _add(found, call.name)
-            _add(found, call.arguments)
-        for image in message.images:
-            _add(found, image.url or image.data or "")
-    return found.digest()
+    _add(found, request.tenant)
+    _add(found, request.model)
+    for place, message in enumerate(messages):
+        if place == last and last:
+            before = found.digest()
+        _add_message(found, message)
+    return before, found.digest()
+
+
+def _add_message(found: "hashlib.blake2b", message: Message) -> None:
+    _add(found, message.role.value)
+    _add(found, message.text or "")
+    for call in message.tool_calls:
+        _add(found, call.name)
+        _add(found, call.arguments)
+    for image in message.images:
+        source = image.url or image.data or ""
+        _add(found, f"{len(source)} {source[:_IMAGE_CHARS]}{source[-_IMAGE_CHARS:]}")
 
 
 def _add(found: "hashlib.blake2b", part: str) -> None:

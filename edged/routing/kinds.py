@@ -35,7 +35,7 @@ FORMS = (Task.TOOLS, Task.LABELS, Task.JSON, Task.LONG_CONTEXT)
 LONG_CHARS = 24_000
 """About 6,000 tokens of English: beyond most small models' comfort."""
 
-READ_CHARS = 2_000
+READ_CHARS = 1_000
 _SCHEMA_CHARS = 65_536
 
 
