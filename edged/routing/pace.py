@@ -76,6 +76,9 @@ MIN_PREFILL_TOKENS = 32
 """A shorter prefill is mostly overhead and says little of the rate."""
 
 MIN_PROMPTS = 6
+MIN_PREDICTED_S = 0.25
+"""In a shorter wait what every request costs outweighs its prompt: such a ratio would be wrong of longer ones."""
+
 _DEPTH_SPREAD_TOKENS = 256
 _BAND = 0.15
 _LEAST_BIAS, _MOST_BIAS = 0.5, 3.0
@@ -149,7 +152,7 @@ class LocalPace:
 
     def note_wait(self, *, predicted_s: float, measured_s: float, now_s: float) -> None:
         """A request stayed; ``predicted_s`` is the raw prediction, before any bias."""
-        if predicted_s <= 0:
+        if predicted_s < MIN_PREDICTED_S:
             return
         self.ratios.append((now_s, measured_s / predicted_s))
         fresh = fresh_values(self.ratios, now_s=now_s)

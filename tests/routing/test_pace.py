@@ -129,5 +129,13 @@ def test_an_impossible_ratio_is_bounded():
     """However wrong predictions were, they are corrected by a factor of three at most."""
     pace = LocalPace()
     for _ in range(15):
-        pace.note_wait(predicted_s=0.001, measured_s=60.0, now_s=0.0)
+        pace.note_wait(predicted_s=0.5, measured_s=60.0, now_s=0.0)
     assert pace.bias == 3.0
+
+
+def test_a_short_wait_says_nothing_of_a_long_one():
+    """A cached prompt is answered in a moment that is all overhead: twenty times the prediction, and no bias."""
+    pace = LocalPace()
+    for _ in range(15):
+        pace.note_wait(predicted_s=0.005, measured_s=0.1, now_s=0.0)
+    assert pace.bias == 1.0
