@@ -14,7 +14,7 @@ from edged.errors import ConfigError
 from edged.privacy import people
 from edged.privacy.phones import Numbers
 from edged.privacy.plain import encodable, plain
-from edged.privacy.words import Finder, Place, hidden, merged, stands_alone, whole_words, without
+from edged.privacy.words import Finder, Place, hidden, is_apart, merged, whole_words, without
 
 _EMAIL = r"[\p{L}\p{N}._%+'\-]+(?:@|%40|&#64;)[\p{L}\p{N}][\p{L}\p{N}.\-]*\.\p{L}[\p{L}\p{N}\-]*[\p{L}\p{N}]"
 _PHONE = r"[+(]{0,2}\p{Nd}[\p{Nd} ().\-/]{5,60}"
@@ -119,7 +119,7 @@ class Detector:
                     start, end = match.span()
                     said = match.group().rstrip(":") if not match.group().endswith("::") else match.group()
                     end = start + len(said)
-                    if stands_alone(text, start, end) and _is_personal_address(said):
+                    if is_apart(text, start, end) and _is_personal_address(said):
                         yield start, end
 
         return find
@@ -133,14 +133,11 @@ class Detector:
             for match in candidates.finditer(text):
                 if sum(c.isdigit() for c in match.group()) < _PHONE_DIGITS:
                     continue
-                first, last = (
-                    max(0, match.start() - 2),
-                    match.end() + 12,
-                )  # room for what is not a number, and " ext. 12"
-                window = text[first:last]
-                if window not in seen:
-                    seen[window] = list(numbers.within(window))
-                yield from ((first + start, first + end) for start, end in seen[window])
+                first, said = match.start(), match.group()
+                if said not in seen:
+                    seen[said] = list(numbers.within(said))
+                places = ((first + start, first + end) for start, end in seen[said])
+                yield from (place for place in places if is_apart(text, *place))
 
         return find
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from edged.errors import ConfigError
-from edged.privacy.words import Place, stands_alone
+from edged.privacy.words import Place, is_apart
 
 _BARE = re.compile(r"[0-9]{10,15}")
 
@@ -31,7 +31,7 @@ class Numbers:
             for number in phonenumbers.PhoneNumberMatcher(window, region, max_tries=len(window)):
                 yield number.start, number.end
         for match in _BARE.finditer(window):
-            if stands_alone(window, *match.span()) and self._is_international(match.group()):
+            if is_apart(window, *match.span()) and self._is_international(match.group()):
                 yield match.span()
 
     def _is_international(self, digits: str) -> bool:

@@ -122,7 +122,7 @@ class _Pen:
         except ValueError:
             return literal  # no JSON after all: the pass over the whole text comes to it
         written = self.text(said)
-        return literal if written == said else json.dumps(written, ensure_ascii=False)
+        return literal if written == said else json.dumps(written, ensure_ascii=literal.isascii())
 
     def _over(self, text: str, form: Rewrite) -> str:
         pieces, at = [], 0

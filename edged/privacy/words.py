@@ -33,6 +33,13 @@ def stands_alone(text: str, start: int, end: int) -> bool:
     return not any(c.isalnum() or c == "_" for c in (before, after) if c)
 
 
+def is_apart(text: str, start: int, end: int) -> bool:
+    """As ``stands_alone``, for what is written in ASCII: Chinese sets no space around it. A bracket parts as well."""
+    before, after = text[start - 1 : start] if start else "", text[end : end + 1]
+    edges = [before] if text[start].isalnum() else []
+    return not any(c.isascii() and (c.isalnum() or c == "_") for c in (*edges, after) if c)
+
+
 def merged(places: Iterable[Place]) -> list[Place]:
     """The places in order, those that overlap joined to one."""
     joined: list[Place] = []

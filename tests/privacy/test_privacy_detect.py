@@ -60,6 +60,15 @@ def test_odd_signs_hide_nothing():
     assert _found("4111\u20111111\u20111111\u20111111") == [("card", "4111\u20111111\u20111111\u20111111")]
 
 
+@pytest.mark.parametrize("text", ["王{}王", "é{}é", "f({})", "[{}]", "<{}>", "a\t{}\n", "'{}'", "x={};", "{}, {}"])
+@pytest.mark.parametrize("value", [MAIL, PHONE, CARD, "0151 23456789", "203.0.113.7", "2001:db8::1"])
+def test_what_stands_around_a_value_does_not_hide_it(text, value):
+    """Brackets, quotes, other scripts: the value is covered, a letter more at the most."""
+    said = text.format(value, value)
+    covered = "".join(found for _, found in _found(said))
+    assert covered.count(value) == said.count(value)
+
+
 def test_an_operators_pattern_wins_and_names_its_kind():
     """``[redact] patterns`` adds kinds, and what they claim no built-in kind takes."""
     detector = a_detector(patterns={"employee_id": "E[0-9]{6}", "ticket": r"T-\d+@example\.com"})
