@@ -46,24 +46,25 @@ class Hedging:
         local: Local = asyncio.create_task(attempt_local(engine, trace, allowed))
         remote: Remote | None = None
         try:
-            if await self._is_late(local, trace, route):
+            if await self._is_late(local, trace, route, allowed):
                 remote = asyncio.create_task(self._cloud.attempt(trace, route, allowed))
-                return await self._race(engine, trace, local, remote)
-            return await local, None
+                result = await self._race(engine, trace, local, remote)
+            else:
+                result = await local, None
         except BaseException:
             await _abandon(local)
             await _abandon(remote)
             raise
-        finally:
-            self._note(trace, route)
+        self._note(trace, route)
+        return result
 
-    async def _is_late(self, local: Local, trace: Trace, route: RouteConfig) -> bool:
-        """Wait for the local verdict; True where it is late and a hedge may be spent."""
+    async def _is_late(self, local: Local, trace: Trace, route: RouteConfig, allowed: Terms) -> bool:
+        """Wait for the local verdict; True where it is late, somebody may be asked and a hedge may be spent."""
         after_s = route.hedge.after_s or self._tail(trace, route).p95_s
         if after_s is None:
             return False
         await asyncio.wait([local], timeout=max(0.0, after_s - trace.judged_s))
-        if local.done() or _has_first_token(trace):
+        if local.done() or _has_first_token(trace) or not self._cloud.upstreams.ready(allowed.upstreams):
             return False
         return self.budgets[route.name].spend()
 
@@ -94,9 +95,15 @@ class Hedging:
         return self.tails[route.name, trace.request.stream]
 
     def _note(self, trace: Trace, route: RouteConfig) -> None:
-        """The time to the local verdict of a stream, to the first token of a whole answer; so far, if cut off."""
+        """The time to the local verdict of a stream, to the first token of a whole answer; so far, if cut off as late.
+
+        One that failed or left before it was late says nothing of how long an answer takes.
+        """
         attempt = _local(trace)
         if attempt is None:
+            return
+        was_late = attempt.error == LOST or trace.reason is Reason.TTFT_EXCEEDED
+        if attempt.first_token_s is None and not was_late:
             return
         seen_s = attempt.first_token_s
         if trace.request.stream or seen_s is None:

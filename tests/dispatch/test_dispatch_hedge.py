@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edged.core import EngineState, Outcome, Reason, Status, Target
+from edged.errors import WorkerLost
 from edged.routing.hedge import MIN_SAMPLES
 from edged.testing import Reply
 from edged.testing.local import Script, ScriptedEngine
@@ -117,6 +118,40 @@ def test_without_a_measured_tail_nothing_is_hedged_and_with_one_the_late_are():
             box.engine.script(text=LOCAL, first_token_delay_s=1.5)
             assert (await box.ask()).head.served_by is Target.CLOUD
             assert box.client.calls == 1
+
+    run(main)
+
+
+def test_no_hedge_is_spent_where_nobody_may_be_asked():
+    """An upstream that asked to be left alone costs no share of the hedges."""
+
+    async def main():
+        async with a_box(hedge=NOW) as box:
+            box.engine.default = Script(text=LOCAL, first_token_delay_s=0.05)
+            box.up.reply(status=429, headers={"Retry-After": "60"})
+            assert (await box.ask()).text == LOCAL
+            saved = box.dispatcher._hedging.budgets["auto"].saved
+            assert (await box.ask()).text == LOCAL
+            assert box.dispatcher._hedging.budgets["auto"].saved == saved + 1
+            assert box.client.calls == 1
+
+    run(main)
+
+
+def test_a_try_that_failed_or_never_began_leaves_the_tail_alone():
+    """A dead worker and a prompt that is predicted too slow take no time, and say nothing of how long answers take."""
+
+    async def main():
+        async with a_box(hedge={"enabled": True}) as box:
+            tail = box.dispatcher._hedging.tails["auto", True]
+            box.engine.script(refusal=WorkerLost("it died"))
+            await box.ask()
+            box.engine.worker = {"prefill_tps": 0.1}
+            await box.ask()
+            assert not tail.samples_s
+            box.engine.worker = {}
+            await box.ask()
+            assert len(tail.samples_s) == 1
 
     run(main)
 
