@@ -168,7 +168,7 @@ class Dispatcher:
             trace.author = commit.attempt
             async with aclosing(commit.rest):
                 yield Answer(trace, commit, allowed, settle=self._cloud.money.settle)
-        if self._auditor is not None:
+        if self._auditor is not None and not self.draining:
             self._auditor.offer(trace, route, allowed)
 
     @asynccontextmanager

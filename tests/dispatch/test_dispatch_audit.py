@@ -171,3 +171,19 @@ def test_the_share_decides_by_request_id():
             assert 2 <= len(picked[0]) <= 18
 
     run(main)
+
+
+def test_nothing_is_audited_on_the_way_down():
+    """What finishes during a drain starts no further calls."""
+
+    async def main():
+        async with a_box(audit=ALL) as box:
+            auditor, found = watched(box)
+            async with box.dispatcher.answer(a_request(stream=True)) as answer:
+                box.dispatcher.draining = True
+                async for _ in answer.chunks():
+                    pass
+            await over(auditor)
+            assert (found, box.client.calls) == ([], 0)
+
+    run(main)
