@@ -4,21 +4,20 @@ The statement is about *selective* risk, P(wrong | served), for traffic like the
 them), on average over the task, not per query: with probability at least ``1 - delta`` over the calibration items,
 the error rate of what a certified threshold serves is at most ``alpha``.
 
-Sources: Clopper and Pearson, Biometrika 26 (1934); fixed-sequence testing over a nested family as in Angelopoulos et
-al., "Learn then Test" (2021).
+Source: fixed-sequence testing over a nested family as in Angelopoulos et al., "Learn then Test" (2021).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from edged import binomial
 
 GRID_SIZE = 40
 """Candidate thresholds, spread evenly over the share of traffic they would serve."""
 
 _START_FACTORS = (1.3, 2.5, 6.0)
 """A walk starts where it can expect to serve this many times the fewest items that could certify anything."""
-
-_BISECTIONS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +43,7 @@ def upper_bound(wrong: int, served: int, *, delta: float) -> float:
     Raises: ValueError unless 0 <= wrong <= served and 0 < delta < 1.
     """
     _check(wrong, served, delta)
-    if wrong == served:
-        return 1.0
-    return _bisect(lambda rate: _at_most(wrong, served, rate) > delta)
+    return binomial.upper_bound(wrong, served, tail=delta)
 
 
 def lower_bound(wrong: int, served: int, *, delta: float) -> float:
@@ -54,7 +51,8 @@ def lower_bound(wrong: int, served: int, *, delta: float) -> float:
 
     Raises: as ``upper_bound``.
     """
-    return 1.0 - upper_bound(served - wrong, served, delta=delta)
+    _check(wrong, served, delta)
+    return binomial.lower_bound(wrong, served, tail=delta)
 
 
 def fewest_items(alpha: float, delta: float) -> int:
@@ -137,29 +135,3 @@ def _check(wrong: int, served: int, delta: float) -> None:
         raise ValueError(f"{wrong} wrong of {served} served is impossible")
     if not 0 < delta < 1:
         raise ValueError(f"delta must be within (0, 1), not {delta}")
-
-
-def _bisect(is_below: Callable[[float], bool]) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if is_below(middle) else (low, middle)
-    return high
-
-
-def _at_most(wrong: int, served: int, rate: float) -> float:
-    """P(at most ``wrong`` errors among ``served``), the terms summed by their logarithms."""
-    if rate <= 0.0:
-        return 1.0
-    if rate >= 1.0:
-        return 0.0
-    log_rate, log_rest = math.log(rate), math.log1p(-rate)
-    terms = (
-        math.lgamma(served + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(served - k + 1)
-        + k * log_rate
-        + (served - k) * log_rest
-        for k in range(wrong + 1)
-    )
-    return math.fsum(map(math.exp, terms))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edged.binomial import share_interval
 from edged.core import Audit
-from edged.ledger.interval import share_interval
 from edged.ledger.queries import IN_WINDOW, reading, window
 from edged.ledger.rows import Row, attempt_row, audit_row
 

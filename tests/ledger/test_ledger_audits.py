@@ -6,9 +6,9 @@ import sqlite3
 import pytest
 from ledger_builders import a_ledger, a_record, an_attempt
 
+from edged.binomial import share_interval
 from edged.core import Audit, Outcome, Target
 from edged.ledger import audits, find, split
-from edged.ledger.interval import share_interval
 
 
 def an_audit(request_id="req-1", **fields):

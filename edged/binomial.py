@@ -1,4 +1,7 @@
-"""The exact (Clopper-Pearson) interval of a share, without SciPy."""
+"""The exact (Clopper-Pearson) bounds of a share, without SciPy.
+
+Source: Clopper and Pearson, Biometrika 26 (1934).
+"""
 
 import math
 
@@ -10,9 +13,17 @@ _TERMS = 500
 def share_interval(hits: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
     """The interval that holds the true share with at least ``level`` certainty; (0, 1) where nothing was counted."""
     tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else _quantile(tail, hits, total - hits + 1)
-    high = 1.0 if hits == total else _quantile(1 - tail, hits + 1, total - hits)
-    return low, high
+    return lower_bound(hits, total, tail=tail), upper_bound(hits, total, tail=tail)
+
+
+def upper_bound(hits: int, total: int, *, tail: float) -> float:
+    """The largest share under which so few hits still have probability ``tail``; 1 where nothing was counted."""
+    return 1.0 if hits == total else _quantile(1 - tail, hits + 1, total - hits)
+
+
+def lower_bound(hits: int, total: int, *, tail: float) -> float:
+    """The smallest share under which so many hits still have probability ``tail``; 0 where nothing was counted."""
+    return 0.0 if hits == 0 else _quantile(tail, hits, total - hits + 1)
 
 
 def _quantile(probability: float, a: float, b: float) -> float:
