@@ -1,7 +1,6 @@
 """The decode thread: owns scheduler, cache and samplers; applies commands, computes a step, publishes the round."""
 
 import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import msgspec
 
 from edged.engine.choices import Choices
 from edged.engine.drafts import Drafter
+from edged.engine.flight import Flight
 from edged.engine.form import ConstraintFailed
 from edged.engine.kv import KvOp, KvPool, Trim
 from edged.engine.outbox import Outbox
@@ -71,11 +71,7 @@ class _Queued:
 
 
 class DecodeLoop:
-    """One step after another until stopped. Everything but ``post``, ``stats`` and ``step_s`` belongs to its thread.
-
-    The abort flag speaks of the step in flight and no other: ``_lock`` keeps a cancel and the start or end of a step
-    apart, else a late abort would hit the next step, which computes for somebody else.
-    """
+    """One step after another until stopped. Everything but ``post``, ``stats`` and ``step_s`` belongs to its thread."""
 
     def __init__(
         self,
@@ -99,10 +95,7 @@ class DecodeLoop:
         self._drafter = Drafter(most_rows=draft_rows) if draft_rows else None
         self._rates = Rates()
         self._stopped = False
-        self._in_flight: frozenset[str] = frozenset()
-        self._cancelled: set[str] = set()
-        self._lock = threading.Lock()
-        self._step_started_s: float | None = None
+        self._flight = Flight(runner)
         self._posted = self._applied = _Queued()
         self._stats = self._look()
 
@@ -113,13 +106,13 @@ class DecodeLoop:
 
     def post(self, command: Posted) -> None:
         """Hand over a command. A step that computes for nobody any more is aborted at once."""
-        if isinstance(command, Add):
-            self._posted += _Queued.of(command)
-        with self._lock:
-            if isinstance(command, Drop):
-                self._cancelled.add(command.id)
-            if isinstance(command, Stop) or (self._in_flight and self._in_flight <= self._cancelled):
-                self._runner.set_abort(on=True)
+        match command:
+            case Add():
+                self._posted += _Queued.of(command)
+            case Drop(request_id):
+                self._flight.cancel(request_id)
+            case Stop():
+                self._flight.stop()
         self._inbox.put(command)
 
     @property
@@ -141,8 +134,7 @@ class DecodeLoop:
     @property
     def step_s(self) -> float:
         """How long the current step has been running; 0 between steps."""
-        started_s = self._step_started_s
-        return 0.0 if started_s is None else time.monotonic() - started_s
+        return self._flight.step_s
 
     # -- the loop --
 
@@ -183,7 +175,7 @@ class DecodeLoop:
                 self._applied += _Queued.of(command)
                 self._add(sequences)
             case Drop(request_id):
-                self._cancelled.discard(request_id)
+                self._flight.forget(request_id)
                 self._outbox.forget(request_id)
                 for sequence in self._scheduler.cancel(request_id):
                     self._choices.close(sequence)
@@ -204,7 +196,7 @@ class DecodeLoop:
         if plan.prefill_tokens:
             self._outbox.flush()
         started_s = time.monotonic()
-        status = self._decode(plan)
+        status = self._flight.compute(plan.ids, lambda: self._runner.decode(plan.rows))
         decoded_s = time.monotonic()
         if status != DECODE_OK:
             self._recover(plan, status)
@@ -219,17 +211,6 @@ class DecodeLoop:
         if self._drafter and not plan.prefill_tokens:
             plain = plan.tokens == len(plan.rows)
             self._drafter.observe(plan.tokens, time.monotonic() - started_s, plain=plain)
-
-    def _decode(self, plan: Plan) -> int:
-        self._step_started_s = time.monotonic()
-        with self._lock:
-            self._in_flight = plan.ids
-            self._runner.set_abort(on=plan.ids <= self._cancelled)
-        status = self._runner.decode(plan.rows)
-        with self._lock:
-            self._in_flight = frozenset()
-        self._step_started_s = None
-        return status
 
     def _chunk(self) -> int:
         fitting = int((self._rates.prefill_tps or 0) * STEP_TARGET_S)

@@ -4,7 +4,6 @@
 """
 
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.engine.decode import Drop, Stop, Threads
+from edged.engine.flight import Flight
 from edged.engine.protocol import TEXTS_PER_BATCH, Counted, Embed, Embedded, Event, Refused, Stats
 from edged.engine.rates import Rates
 from edged.errors import ContextOverflow, EdgedError, EngineError, InvalidRequest
@@ -219,10 +219,7 @@ Posted = Job | Drop | Threads | Stop
 
 
 class EmbeddingLoop:
-    """One batch after another until stopped. Everything but ``post``, ``stats`` and ``step_s`` belongs to its thread.
-
-    The abort flag speaks of the batch in flight and no other: ``_lock`` keeps a cancel and its start or end apart.
-    """
+    """One batch after another until stopped. All but ``post``, ``stats`` and ``step_s`` belongs to its thread."""
 
     def __init__(self, runner: Runner, publish: Callable[[Event], None]) -> None:
         self._runner = runner
@@ -231,24 +228,21 @@ class EmbeddingLoop:
         self._jobs: dict[str, Job] = {}
         self._rates = Rates()
         self._stopped = False
-        self._lock = threading.Lock()
-        self._in_flight: frozenset[str] = frozenset()
-        self._cancelled: set[str] = set()
-        self._step_started_s: float | None = None
+        self._flight = Flight(runner)
         self._stats = self._look(0)
 
     def __repr__(self) -> str:
-        return f"EmbeddingLoop(jobs={len(self._jobs)}, in_flight={sorted(self._in_flight)})"
+        return f"EmbeddingLoop(jobs={len(self._jobs)}, {self._flight!r})"
 
     # -- from the control thread --
 
     def post(self, command: Posted) -> None:
         """Hand over a command. A batch that is computed for nobody any more is aborted at once."""
-        with self._lock:
-            if isinstance(command, Drop):
-                self._cancelled.add(command.id)
-            if isinstance(command, Stop) or (self._in_flight and self._in_flight <= self._cancelled):
-                self._runner.set_abort(on=True)
+        match command:
+            case Drop(request_id):
+                self._flight.cancel(request_id)
+            case Stop():
+                self._flight.stop()
         self._inbox.put(command)
 
     def accept(self, job: Job) -> None:
@@ -269,8 +263,7 @@ class EmbeddingLoop:
     @property
     def step_s(self) -> float:
         """How long the current batch has been computed; 0 between two."""
-        started_s = self._step_started_s
-        return 0.0 if started_s is None else time.monotonic() - started_s
+        return self._flight.step_s
 
     # -- the loop --
 
@@ -307,7 +300,7 @@ class EmbeddingLoop:
             case Job():
                 self._jobs[command.id] = command
             case Drop(request_id):
-                self._cancelled.discard(request_id)
+                self._flight.forget(request_id)
                 self._jobs.pop(request_id, None)
             case Threads(count):
                 self._runner.set_threads(count)
@@ -348,15 +341,9 @@ class EmbeddingLoop:
         return gathered.vectors()
 
     def _decode(self, batch: list[Piece], ids: frozenset[str]) -> int:
-        self._step_started_s = started_s = time.monotonic()
-        with self._lock:
-            self._in_flight = ids
-            aborted = ids <= self._cancelled
-            self._runner.set_abort(on=aborted)
-        status = _ABORTED if aborted else self._runner.decode(batch)
-        with self._lock:
-            self._in_flight = frozenset()
-        self._step_started_s = None
+        """A batch for nobody is not begun: an encoder does not look at the flag."""
+        started_s = time.monotonic()
+        status = self._flight.compute(ids, lambda: _ABORTED if self._runner.is_aborting else self._runner.decode(batch))
         if status == _OK:
             tokens = sum(len(piece.tokens) for piece in batch)
             self._rates.observe(prefill_tokens=tokens, decode_rows=0, elapsed_s=time.monotonic() - started_s)

@@ -248,7 +248,7 @@ def test_a_late_abort_hits_nobody_else() -> None:
             bench.loop.post(Drop(f"victim{i}"))
             assert bench.text(f"w{i}") == expected([9, i % 250], 2)
         assert not bench.refused
-        assert not bench.loop._cancelled
+        assert not bench.loop._flight.cancelled
         assert bench.runner.open_samplers == 0
 
 
@@ -258,7 +258,7 @@ def test_cancels_of_unknown_requests_leave_no_trace() -> None:
         for i in range(1000):
             bench.loop.post(Drop(f"unknown{i}"))
         bench.fence()
-        assert not bench.loop._cancelled
+        assert not bench.loop._flight.cancelled
 
 
 def test_an_id_may_come_back_after_its_cancel() -> None:
