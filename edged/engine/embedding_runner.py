@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from edged.engine.embedding import Piece, Pooling
 from edged.engine.protocol import Load
-from edged.engine.runner import AbortFlag, Vocabulary, describe, load_model
+from edged.engine.runner import AbortFlag, Batch, Vocabulary, context_params, describe, load_model, open_context
 from edged.errors import EngineError
 
-_KV_FORMATS = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 _META_BYTES = 64
 
 
@@ -37,7 +36,7 @@ class EmbeddingRunner:
         self.batch_tokens = load.batch_tokens
         self._context = self._new_context(load)
         self._memory = llama.llama_get_memory(self._context)
-        self._batch = _Batch(load.batch_tokens, load.sequences)
+        self._batch = _Pieces(load.batch_tokens, load.sequences)
         self._abort = AbortFlag(self._context)
         ranks = self.pooling is Pooling.RANK
         self.values: int = (llama.llama_model_n_cls_out if ranks else llama.llama_model_n_embd_out)(self._model)
@@ -87,22 +86,10 @@ class EmbeddingRunner:
         return self._abort.is_set
 
     def _new_context(self, load: Load) -> llama.llama_context_p:
-        params = llama.llama_context_default_params()
-        params.n_ctx = load.pool_tokens
-        params.n_seq_max = load.sequences
-        params.n_batch = params.n_ubatch = load.batch_tokens
-        params.n_threads = params.n_threads_batch = load.threads
+        params = context_params(load, sequences=load.sequences)
         params.embeddings = True
         params.pooling_type = _LlamaPooling[self.pooling.name].value
-        params.kv_unified = True
-        params.type_k = params.type_v = _KV_FORMATS[load.kv_format]
-        params.offload_kqv = load.offload_kv
-        params.flash_attn_type = 1
-        params.no_perf = True
-        context = llama.llama_init_from_model(self._model, params)
-        if not context:
-            raise EngineError(f"no context of {load.pool_tokens} tokens could be made: out of memory?")
-        return context
+        return open_context(self._model, params)
 
 
 class PairForm:
@@ -141,28 +128,17 @@ class PairForm:
         return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
 
 
-class _Batch:
-    """llama_batch with its arrays wrapped once; every token is an output, as pooling asks for."""
+class _Pieces(Batch):
+    """The pieces of one batch; every token is an output, as pooling asks for."""
 
     def __init__(self, capacity: int, sequences: int) -> None:
-        self.raw = llama.llama_batch_init(capacity, 0, 1)
-        self._token = np.ctypeslib.as_array(self.raw.token, (capacity,))
-        self._pos = np.ctypeslib.as_array(self.raw.pos, (capacity,))
-        np.ctypeslib.as_array(self.raw.logits, (capacity,))[:] = 1
-        np.ctypeslib.as_array(self.raw.n_seq_id, (capacity,))[:] = 1
-        self._ids = np.arange(sequences, dtype=np.int32)
-        pointers = ctypes.cast(self.raw.seq_id, ctypes.POINTER(ctypes.c_size_t))
-        self._seq_id = np.ctypeslib.as_array(pointers, (capacity,))
+        super().__init__(capacity, sequences)
+        self.logits[:] = 1
 
     def fill(self, pieces: Sequence[Piece]) -> None:
-        at = 0
+        self.clear()
         for piece in pieces:
-            end = at + len(piece.tokens)
-            self._token[at:end] = piece.tokens
-            self._pos[at:end] = np.arange(piece.start, piece.start + len(piece.tokens), dtype=np.int32)
-            self._seq_id[at:end] = self._ids.ctypes.data + piece.slot * self._ids.itemsize
-            at = end
-        self.raw.n_tokens = at
+            self.add(piece.slot, piece.start, piece.tokens)
 
 
 def _pooling(model: llama.llama_model_p, load: Load) -> Pooling:

@@ -137,7 +137,7 @@ class Runner:
         if not self._memory:
             raise EngineError('this model does not continue text: it needs purpose = "embed" or "rerank"')
         self._vocab_tokens = self.vocabulary.size_tokens
-        self._batch = _Batch(self.batch_tokens, sequences)
+        self._batch = _Rows(self.batch_tokens, sequences)
         self._abort = AbortFlag(self._context)
 
     @property
@@ -193,21 +193,9 @@ class Runner:
         return self._abort.is_set
 
     def _new_context(self, load: Load, sequences: int) -> llama.llama_context_p:
-        params = llama.llama_context_default_params()
-        params.n_ctx = load.pool_tokens
-        params.n_seq_max = sequences
-        params.n_batch = params.n_ubatch = self.batch_tokens
+        params = context_params(load, sequences=sequences)
         params.n_outputs_max = max(sequences, load.step_rows)
-        params.n_threads = params.n_threads_batch = load.threads
-        params.kv_unified = True
-        params.type_k = params.type_v = _KV_FORMATS[load.kv_format]
-        params.offload_kqv = load.offload_kv
-        params.flash_attn_type = 1
-        params.no_perf = True
-        context = llama.llama_init_from_model(self._model, params)
-        if not context:
-            raise EngineError(f"no context of {load.pool_tokens} tokens could be made: out of memory?")
-        return context
+        return open_context(self._model, params)
 
 
 class AbortFlag:
@@ -229,36 +217,74 @@ class AbortFlag:
         self._text[0] = b"1" if on else b"\0"
 
 
-class _Batch:
+class Batch:
     """llama_batch with its arrays wrapped once, so that filling it is slice assignment."""
 
     def __init__(self, capacity: int, sequences: int) -> None:
         self.raw = llama.llama_batch_init(capacity, 0, 1)
+        self.logits = np.ctypeslib.as_array(self.raw.logits, (capacity,))
         self._token = np.ctypeslib.as_array(self.raw.token, (capacity,))
         self._pos = np.ctypeslib.as_array(self.raw.pos, (capacity,))
-        self._logits = np.ctypeslib.as_array(self.raw.logits, (capacity,))
         np.ctypeslib.as_array(self.raw.n_seq_id, (capacity,))[:] = 1
         self._ids = np.arange(sequences, dtype=np.int32)
         pointers = ctypes.cast(self.raw.seq_id, ctypes.POINTER(ctypes.c_size_t))
         self._seq_id = np.ctypeslib.as_array(pointers, (capacity,))
+
+    def clear(self) -> None:
+        self.raw.n_tokens = 0
+
+    def add(self, slot: int, start: int, tokens: Sequence[int]) -> range:
+        """Append tokens of one sequence, from position ``start`` on; returns their places in the batch."""
+        at = self.raw.n_tokens
+        end = at + len(tokens)
+        self._token[at:end] = tokens
+        self._pos[at:end] = np.arange(start, start + len(tokens), dtype=np.int32)
+        self._seq_id[at:end] = self._ids.ctypes.data + slot * self._ids.itemsize
+        self.raw.n_tokens = end
+        return range(at, end)
+
+
+class _Rows(Batch):
+    """The rows of one step, with logits where they are wanted."""
+
+    def __init__(self, capacity: int, sequences: int) -> None:
+        super().__init__(capacity, sequences)
         self.first: list[int] = []  # where each row's logits begin
 
     def fill(self, rows: Sequence[Row]) -> None:
-        at = 0
+        self.clear()
         self.first = []
         for row in rows:
             slot = row.sequence.slot
             assert slot is not None
-            end = at + len(row.tokens)
-            self._token[at:end] = row.tokens
-            self._pos[at:end] = np.arange(row.start, row.start + len(row.tokens), dtype=np.int32)
-            self._seq_id[at:end] = self._ids.ctypes.data + slot * self._ids.itemsize
-            first = end - 1 - row.drafted
-            self._logits[at:first] = 0
-            self._logits[first:end] = row.wants_logits
+            places = self.add(slot, row.start, row.tokens)
+            first = places.stop - 1 - row.drafted
+            self.logits[places.start : first] = 0
+            self.logits[first : places.stop] = row.wants_logits
             self.first.append(first)
-            at = end
-        self.raw.n_tokens = at
+
+
+def context_params(load: Load, *, sequences: int) -> llama.llama_context_params:
+    """What every context of ours has in common."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = load.pool_tokens
+    params.n_seq_max = sequences
+    params.n_batch = params.n_ubatch = load.batch_tokens
+    params.n_threads = params.n_threads_batch = load.threads
+    params.kv_unified = True
+    params.type_k = params.type_v = _KV_FORMATS[load.kv_format]
+    params.offload_kqv = load.offload_kv
+    params.flash_attn_type = 1
+    params.no_perf = True
+    return params
+
+
+def open_context(model: llama.llama_model_p, params: llama.llama_context_params) -> llama.llama_context_p:
+    """Raises: EngineError."""
+    context = llama.llama_init_from_model(model, params)
+    if not context:
+        raise EngineError(f"no context of {params.n_ctx} tokens could be made: out of memory?")
+    return context
 
 
 def gpu_note(load: Load) -> str | None:
