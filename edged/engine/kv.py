@@ -121,7 +121,11 @@ class KvPool:
         self._touch(slot)
 
     def trim(self, slot: int, length: int) -> tuple[KvOp, ...]:
-        """Give back the slot's cells from position ``length`` on: guessed tokens that did not come."""
+        """Give back the slot's cells from position ``length`` on: guessed tokens that did not come.
+
+        Nobody shares them yet, else the promise they fall back into would be one cell too many for each.
+        """
+        assert all(self._owners[cell] == 1 for cell in self._slots[slot].cells[length:])
         return self._trim(slot, length)
 
     def rewind(self, slot: int) -> KvOp:
