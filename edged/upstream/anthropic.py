@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from edged.config import Secret, UpstreamConfig, UpstreamModelConfig
 from edged.core import Chunk, FinishReason, Request, ToolCallDelta, Usage
-from edged.errors import UpstreamProtocolError
 from edged.upstream import anthropic_asking, faults, pricing
 from edged.upstream.codec import Call
 from edged.upstream.wire import Malformed, SurrogateJoin, as_integer, as_list, as_object, as_text, parse_json
@@ -87,32 +86,32 @@ class Decoder:
         except Malformed as exc:
             if not whole:
                 return []
-            raise self._protocol_error(f"sent a malformed event: {exc}") from None
+            raise faults.protocol_error(self._upstream, f"sent a malformed event: {exc}") from None
 
     def body(self, data: bytes) -> list[Chunk]:
         """The chunks of a whole message, from a server that ignores ``stream``."""
         try:
             document = as_object(parse_json(data.decode("utf-8", "replace")), "the answer")
-            self._raise_error(document)
+            faults.raise_found(self._upstream, document, sent=self._sent)
             self._begin(document)
             chunks = [c for i, block in enumerate(as_list(document.get("content"), "content"))
                       for c in self._whole_block(i, as_object(block, "a block"))]  # fmt: skip
             self._note_reason(document)
         except Malformed as exc:
-            raise self._protocol_error(f"sent a malformed answer: {exc}") from None
+            raise faults.protocol_error(self._upstream, f"sent a malformed answer: {exc}") from None
         self.done = True
         return chunks
 
     def close(self) -> list[Chunk]:
         """The last chunk. Raises: UpstreamProtocolError where the answer is truncated or there is none."""
         if not self.finished and not (self.done and self._blocks and not self._has_open_call):
-            raise self._protocol_error("ended its stream before the answer was complete", code="upstream_truncated")
+            raise faults.truncated(self._upstream)
         return [Chunk(0, self._join.flush(), finish=self._finish(), usage=self._usage(), model=self._model)]
 
     # -- events ------------------------------------------------------------------------------------------------------
 
     def _event(self, document: Mapping[str, object], name: str) -> list[Chunk]:
-        self._raise_error(document, is_error=name == "error")
+        faults.raise_found(self._upstream, document, sent=self._sent, is_error=name == "error")
         match as_text(document.get("type"), "type") or name:
             case "message_start":
                 self._begin(as_object(document.get("message"), "message"))
@@ -128,10 +127,6 @@ class Decoder:
             case "message_stop":
                 self.done = True
         return []
-
-    def _raise_error(self, document: Mapping[str, object], *, is_error: bool = False) -> None:
-        if error := faults.find_error(document) or (is_error and document):
-            raise faults.from_error_object(self._upstream, error, sent=self._sent)
 
     def _begin(self, message: Mapping[str, object]) -> None:
         if isinstance(model := message.get("model"), str) and model:
@@ -161,7 +156,7 @@ class Decoder:
 
     def _start_call(self, block: _Block, wire: Mapping[str, object]) -> list[Chunk]:
         if not self._request.tools:
-            raise self._protocol_error("answered with a tool call, which nobody asked for")
+            raise faults.unasked_call(self._upstream)
         name = as_text(wire.get("name"), "name")
         if not name:
             raise Malformed("a tool_use block without a name")
@@ -253,6 +248,3 @@ class Decoder:
             reasoning_tokens=min(counts.get("thinking_tokens", 0), completion_tokens),
             estimated=not is_counted,
         )
-
-    def _protocol_error(self, what: str, *, code: str | None = None) -> UpstreamProtocolError:
-        return UpstreamProtocolError(f'upstream "{self._upstream}" {what}', upstream=self._upstream, code=code)

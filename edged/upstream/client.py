@@ -31,11 +31,12 @@ from edged.upstream import capabilities, dns, faults
 from edged.upstream.anthropic import AnthropicCodec
 from edged.upstream.codec import Call, Codec
 from edged.upstream.cooldown import Cooldowns, retry_after_s
+from edged.upstream.faults import protocol_error
 from edged.upstream.openai import OpenAICodec
 from edged.upstream.reach import Probe
 from edged.upstream.reading import Reading, error_document
 from edged.upstream.refusals import Refusals, refused_parameter
-from edged.upstream.transport import connect_timeout, open_session, protocol_error, timed_out, transport_error
+from edged.upstream.transport import connect_timeout, open_session, timed_out, transport_error
 from edged.upstream.waits import Waits
 
 log = logging.getLogger(__name__)

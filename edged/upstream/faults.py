@@ -7,7 +7,14 @@ because it may echo keys or prompts.
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 
-from edged.errors import UpstreamBusy, UpstreamDenied, UpstreamError, UpstreamRejected, UpstreamUnavailable
+from edged.errors import (
+    UpstreamBusy,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamRejected,
+    UpstreamUnavailable,
+)
 
 _MEANING: Mapping[type[UpstreamError], tuple[str, ...]] = {
     UpstreamDenied: (
@@ -77,6 +84,28 @@ _OVERLOADED = 529  # not in HTTP's registry; Anthropic and others use it
 def find_error(document: Mapping[str, object]) -> object:
     """The error in a JSON answer, wherever providers put it; None or another false value where there is none."""
     return document if document.get("object") == "error" else document.get("error")
+
+
+def raise_found(
+    upstream: str, document: Mapping[str, object], *, sent: Collection[str], is_error: bool = False
+) -> None:
+    """Raise the error that a JSON answer holds, if any; ``is_error``: its event says that it is one."""
+    if error := find_error(document) or (is_error and document):
+        raise from_error_object(upstream, error, sent=sent)
+
+
+def protocol_error(upstream: str, what: str, *, code: str | None = None) -> UpstreamProtocolError:
+    """The provider's answer is not what its API promises."""
+    return UpstreamProtocolError(f'upstream "{upstream}" {what}', upstream=upstream, code=code)
+
+
+def unasked_call(upstream: str) -> UpstreamProtocolError:
+    return protocol_error(upstream, "answered with a tool call, which nobody asked for")
+
+
+def truncated(upstream: str) -> UpstreamProtocolError:
+    what = "ended its stream before the answer was complete"
+    return protocol_error(upstream, what, code="upstream_truncated")
 
 
 def from_status(

@@ -23,7 +23,7 @@ from edged.core import (
     ToolCallDelta,
     Usage,
 )
-from edged.errors import Unsupported, UpstreamProtocolError, UpstreamUnavailable
+from edged.errors import Unsupported, UpstreamUnavailable
 from edged.upstream import faults, images, openai_tools, pricing
 from edged.upstream.codec import Call
 from edged.upstream.openai_parts import read_cost_uusd, read_logprobs, read_usage
@@ -228,14 +228,14 @@ class Decoder:
         except Malformed as exc:
             if not whole:
                 return []
-            raise self._protocol_error(f"sent a malformed event: {exc}") from None
+            raise faults.protocol_error(self._upstream, f"sent a malformed event: {exc}") from None
 
     def body(self, data: bytes) -> list[Chunk]:
         """The chunks of a plain JSON answer, from a server that ignores ``stream``."""
         try:
             chunks = self._chunks(parse_json(data.decode("utf-8", "replace")))
         except Malformed as exc:
-            raise self._protocol_error(f"sent a malformed answer: {exc}") from None
+            raise faults.protocol_error(self._upstream, f"sent a malformed answer: {exc}") from None
         self.done = True
         return chunks
 
@@ -245,9 +245,9 @@ class Decoder:
         Raises: UpstreamProtocolError where the answer is truncated or there is none.
         """
         if len(self._finish) < self._request.n and (self.done or not self._finish):
-            raise self._protocol_error(f"sent {len(self._finish)} of {self._request.n} answers")
+            raise faults.protocol_error(self._upstream, f"sent {len(self._finish)} of {self._request.n} answers")
         if not self.finished and (not self.done or any(calls.is_open for calls in self._calls.values())):
-            raise self._protocol_error("ended its stream before the answer was complete", code="upstream_truncated")
+            raise faults.truncated(self._upstream)
         last = len(self._finish) - 1
         return [
             Chunk(
@@ -275,8 +275,7 @@ class Decoder:
 
     def _chunks(self, value: object, *, is_error: bool = False) -> list[Chunk]:
         document = as_object(value, "the event")
-        if error := faults.find_error(document) or (is_error and document):
-            raise faults.from_error_object(self._upstream, error, sent=self._sent)
+        faults.raise_found(self._upstream, document, sent=self._sent, is_error=is_error)
         self._note_extras(document)
         choices = as_list(document.get("choices"), "choices")
         return [chunk for choice in choices if (chunk := self._choice(as_object(choice, "a choice"))) is not None]
@@ -313,7 +312,7 @@ class Decoder:
             return as_text(wire.get("text"), "text"), "", ()
         delta = as_object(wire.get("delta") or wire.get("message") or {}, "delta")
         if (delta.get("tool_calls") or delta.get("function_call")) and not self._request.tools:
-            raise self._protocol_error("answered with a tool call, which nobody asked for")
+            raise faults.unasked_call(self._upstream)
         visible = as_text(delta.get("content"), "content") + as_text(delta.get("refusal"), "refusal")
         thinks = delta.get("reasoning_content") or delta.get("reasoning")
         return visible, thinks if isinstance(thinks, str) else "", self._calls_of(index).read(delta)
@@ -329,7 +328,7 @@ class Decoder:
             raise UpstreamUnavailable(f'upstream "{self._upstream}" failed while answering', upstream=self._upstream)
         finish = _FINISH.get(reason.lower(), FinishReason.STOP)
         if finish is FinishReason.TOOL_CALLS and not self._request.tools:
-            raise self._protocol_error("answered with a tool call, which nobody asked for")
+            raise faults.unasked_call(self._upstream)
         self._finish[index] = finish
 
     def _finish_of(self, choice: int, reason: FinishReason | None) -> FinishReason:
@@ -337,6 +336,3 @@ class Decoder:
         if reason in (None, FinishReason.STOP, FinishReason.TOOL_CALLS):
             return FinishReason.TOOL_CALLS if len(self._calls_of(choice)) else FinishReason.STOP
         return reason
-
-    def _protocol_error(self, what: str, *, code: str | None = None) -> UpstreamProtocolError:
-        return UpstreamProtocolError(f'upstream "{self._upstream}" {what}', upstream=self._upstream, code=code)

@@ -12,8 +12,9 @@ from edged.core import Chunk
 from edged.errors import UpstreamError
 from edged.upstream import sse
 from edged.upstream.codec import Decoder
+from edged.upstream.faults import protocol_error
 from edged.upstream.inflate import Inflater, NotInflatable
-from edged.upstream.transport import content_encoding, is_json, protocol_error, timed_out, transport_error
+from edged.upstream.transport import content_encoding, is_json, timed_out, transport_error
 from edged.upstream.waits import Waits
 from edged.upstream.wire import Malformed, as_object, parse_json
 

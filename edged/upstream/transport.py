@@ -10,8 +10,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from edged import __version__
 from edged.config import UpstreamConfig
-from edged.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from edged.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from edged.upstream import dns
+from edged.upstream.faults import protocol_error
 from edged.upstream.inflate import Inflater
 
 _KEEP_ALIVE_S = 30.0
@@ -124,7 +125,3 @@ def timed_out(config: UpstreamConfig, deadline: str, timeout_s: float) -> Upstre
     failure = UpstreamTimeout(message, upstream=config.name, code=f"{deadline}_timeout")
     failure.reached = failure.may_cost = deadline != "connect"
     return failure
-
-
-def protocol_error(upstream: str, what: str) -> UpstreamProtocolError:
-    return UpstreamProtocolError(f'upstream "{upstream}" {what}', upstream=upstream)
