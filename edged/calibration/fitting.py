@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.calibration.heads import Head, Matrix, Vector
+from edged.calibration.heads import Head, Matrix, Vector, softmax
 from edged.errors import ConfigError
 
-FEWEST_PER_CLASS = 2
 FOLDS = 5
 ISOTONIC_FROM = 1000
 """Below so many labels a logistic map of the log-odds is closer to the truth than a free monotone one."""
 
 _SEED = 0
+_BINARY = 2
 _MAX_ITERATIONS = 2000
 _PLATT_KNOTS = 33
 
@@ -29,7 +29,7 @@ def fit(features: Matrix, labels: Sequence[int], classes: Sequence[str], *, stre
     ``features`` has shape (items, features); ``labels`` index ``classes``; ``strength`` is sklearn's C: the smaller,
     the more the weights are held back. A class without labels is never chosen.
 
-    Raises: ConfigError where scikit-learn is missing; ValueError where fewer than two classes have two labels each.
+    Raises: ConfigError where scikit-learn is missing; ValueError where fewer than two classes have labels.
     """
     known = np.asarray(labels, dtype=np.int64)
     mean, scale = features.mean(axis=0), features.std(axis=0)
@@ -70,13 +70,13 @@ def _log_odds(probabilities: Vector) -> Vector:
 
 def _logistic(features: Matrix, labels: Labels, classes: int, strength: float) -> tuple[Matrix, Vector]:
     present = np.unique(labels)
-    if len(present) < FEWEST_PER_CLASS:
+    if len(present) < _BINARY:
         raise ValueError("a head needs labels of at least two classes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convergence: the head is judged by cross-validation anyway
         model = _sklearn("linear_model").LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(features, labels)
     weights, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
-    if len(present) == FEWEST_PER_CLASS:  # sklearn keeps one row for two classes
+    if len(present) == _BINARY:  # sklearn keeps one row for two classes
         weights[present[1]], bias[present[0]], bias[present[1]] = model.coef_[0], 0.0, model.intercept_[0]
     else:
         weights[present], bias[present] = model.coef_, model.intercept_
@@ -90,9 +90,7 @@ def _out_of_fold(features: Matrix, labels: Labels, classes: int, strength: float
     for fold in np.array_split(order, min(FOLDS, len(order))):
         rest = np.setdiff1d(order, fold)
         weights, bias = _logistic(features[rest], labels[rest], classes, strength)
-        logits = features[fold] @ weights.T + bias
-        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = softmax(features[fold] @ weights.T + bias)
         top[fold] = probabilities.max(axis=1)
         right[fold] = probabilities.argmax(axis=1) == labels[fold]
     return top, right

@@ -79,8 +79,9 @@ class Head:
 
 
 def softmax(logits: Vector) -> Vector:
-    shifted = np.exp(logits - logits.max())
-    return np.asarray(shifted / shifted.sum(), dtype=np.float64)
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
 class _Stored(msgspec.Struct, kw_only=True):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edged.calibration.heads import softmax
+
 RESAMPLES = 2000
 _SEED = 20_260_101
 _TAILS_PERCENT = (2.5, 97.5)
@@ -40,10 +42,8 @@ def answers(scores: list[list[float]], right: tuple[int, ...], *, fixed_labels: 
     table = np.array(scores, dtype=np.float64)
     if fixed_labels:
         table -= table.mean(axis=0)
-    shares = np.exp(table - table.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
     choice = table.argmax(axis=1)
-    top = np.sort(shares, axis=1)
+    top = np.sort(softmax(table), axis=1)
     correct = choice == np.array(right)
     return Answers(choice, correct, top[:, -1] - top[:, -2], np.full(len(scores), task))
 
