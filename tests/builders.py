@@ -1,6 +1,7 @@
 """Nouns with defaults, so that a test shows only the values that matter to it."""
 
 import itertools
+import json
 import math
 import time
 
@@ -22,6 +23,7 @@ from edged.core import (
 )
 from edged.routing.policy import Terms
 from edged.routing.probation import Observation
+from edged.testing import Reply
 
 _ids = itertools.count(1)
 
@@ -108,3 +110,16 @@ def an_observation(
 
 
 STOP = FinishReason.STOP
+
+
+def refusing(*names):
+    """A scripted provider that knows none of these parameters."""
+
+    def respond(seen):
+        for name in names:
+            if name in seen.body:
+                error = {"message": f"Unsupported parameter: '{name}'", "param": name, "code": "unsupported_parameter"}
+                return Reply(status=400, body=json.dumps({"error": error}).encode())
+        return None
+
+    return respond

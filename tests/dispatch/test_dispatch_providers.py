@@ -1,10 +1,9 @@
 """What providers cannot do, or refuse, in one request: who is asked, what is recorded, what the client is told."""
 
-import json
 from dataclasses import replace
 
 import pytest
-from builders import a_request
+from builders import a_request, refusing
 from dispatch_builders import STREAMED, UNSURE, a_box, run
 
 from edged.core import (
@@ -24,7 +23,6 @@ from edged.core import (
 )
 from edged.errors import Unsupported, UpstreamUnavailable
 from edged.server.openai import edged_object
-from edged.testing import Reply
 
 PICTURE = Chat((Message(Role.USER, f"what is this?\n{IMAGE_MARK}", images=(Image(url="https://x.example/a.png"),)),))
 SEES = {"vision": True}
@@ -32,17 +30,6 @@ SEES = {"vision": True}
 
 def a_model(name="scripted-model", **flags):
     return {"name": name, "input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0, **flags}
-
-
-def refusing(*names):
-    def respond(seen):
-        for name in names:
-            if name in seen.body:
-                error = {"message": f"Unsupported parameter: '{name}'", "param": name, "code": "unsupported_parameter"}
-                return Reply(status=400, body=json.dumps({"error": error}).encode())
-        return None
-
-    return respond
 
 
 def ask(box, **fields):

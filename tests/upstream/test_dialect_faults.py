@@ -6,7 +6,7 @@ import time
 import traceback
 
 import pytest
-from upstream_builders import MODEL, a_client, a_request, collect, run, text_of
+from upstream_builders import MODEL, a_client, a_request, collect, outcome, run, text_of
 
 from edged.config import UpstreamConfig
 from edged.core import FinishReason, Message, Role, Usage
@@ -57,17 +57,6 @@ FINISHED_BY = {
     "openai": b'"stop"}]}',
     "anthropic": b'"end_turn", "stop_sequence": null}, "usage": {"output_tokens": 2}}',
 }
-
-
-async def outcome(client):
-    """The text that came, and the error that ended it or None."""
-    text, error = "", None
-    try:
-        async for chunk in client.stream(a_request(), "cloud", MODEL):
-            text += chunk.text
-    except UpstreamError as exc:
-        error = exc
-    return text, error
 
 
 # -- F01, F02: waiting, and whose fault it is ------------------------------------------------------------------------

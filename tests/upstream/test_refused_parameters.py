@@ -1,13 +1,12 @@
 """A parameter that a provider rejects is left out where that is honest, remembered, and said so."""
 
-import json
-
 import pytest
+from builders import refusing
 from upstream_builders import MODEL, a_client, a_request, collect, run
 
 from edged.core import Sampling, Tool
 from edged.errors import ParameterRefused, UpstreamRejected
-from edged.testing import Reply, ScriptedUpstream
+from edged.testing import ScriptedUpstream
 from edged.upstream.codec import Call
 from edged.upstream.refusals import Refusals, may_drop, refused_parameter
 
@@ -152,20 +151,6 @@ def test_a_renamed_limit_is_renamed_and_a_refused_pair_is_left_alone():
 
 
 # -- over real sockets -----------------------------------------------------------------------------------------------
-
-
-def refusing(*names):
-    """A provider that knows none of these parameters."""
-
-    def respond(seen):
-
-        for name in names:
-            if name in seen.body:
-                error = {"message": f"Unsupported parameter: '{name}'", "param": name, "code": "unsupported_parameter"}
-                return Reply(status=400, body=json.dumps({"error": error}).encode())
-        return None
-
-    return respond
 
 
 def test_a_refused_parameter_is_learned_once_and_every_call_is_counted(caplog):

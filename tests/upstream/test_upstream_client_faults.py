@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from upstream_builders import MODEL, a_client, a_request, collect, run, text_of
+from upstream_builders import MODEL, a_client, collect, outcome, run, text_of
 
 from edged.config import UpstreamConfig
 from edged.core import FinishReason
@@ -33,17 +33,6 @@ CANARY = "sk-canary-7f3a9b"
 
 def event(text, finish=None):
     return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]}
-
-
-async def outcome(client):
-    """The text that came, and the error that ended it or None."""
-    text, error = "", None
-    try:
-        async for chunk in client.stream(a_request(), "cloud", MODEL):
-            text += chunk.text
-    except UpstreamError as exc:
-        error = exc
-    return text, error
 
 
 # -- streams that break ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 from edged.core import Chat, Clearance, Completion, Locality, Message, Request, Role, Sampling
+from edged.errors import UpstreamError
 from edged.upstream import openai
 from edged.upstream.client import UpstreamClient
 
@@ -50,3 +51,14 @@ def run(main):
             return await main()
 
     return asyncio.run(bounded())
+
+
+async def outcome(client):
+    """The text that came, and the error that ended it or None."""
+    text, error = "", None
+    try:
+        async for chunk in client.stream(a_request(), "cloud", MODEL):
+            text += chunk.text
+    except UpstreamError as exc:
+        error = exc
+    return text, error
