@@ -62,9 +62,9 @@ class Auditor:
     def offer(self, trace: Trace, route: RouteConfig, allowed: Terms) -> None:
         """Audit this request if it is one of the sample; call it behind its record. Returns at once."""
         author = trace.author
-        if author is None or author.outcome is not Outcome.SERVED or not _is_confident(trace, author, allowed):
-            return
         if not is_sampled(trace.request.id, share=route.audit.share, seed=route.audit.seed):
+            return
+        if author is None or author.outcome is not Outcome.SERVED or not _is_confident(trace, author, allowed):
             return
         if self._closed or len(self._tasks) >= AT_ONCE + WAITING:
             self.skipped += 1
