@@ -112,9 +112,7 @@ class Engine(Life):
         worker = self._worker
         assert worker is not None
         self._check(request)
-        inbox = self._inboxes[request.id] = asyncio.Queue()
-        if len(self._inboxes) == 1:
-            self.on_work()
+        inbox = self._open_inbox(request.id)
         try:
             worker.send(translate.prepare(request))
             prepared = await self._next(inbox)
@@ -177,9 +175,7 @@ class Engine(Life):
         worker = self._worker
         assert worker is not None
         self._check_texts(request)
-        inbox = self._inboxes[request.id] = asyncio.Queue()
-        if len(self._inboxes) == 1:
-            self.on_work()
+        inbox = self._open_inbox(request.id)
         try:
             worker.send(translate.embed(request))
             parts, tokens = bytearray(), 0
@@ -206,6 +202,13 @@ class Engine(Life):
                 self._worker.send(Cancel(request_id))
 
     # -- inside --
+
+    def _open_inbox(self, request_id: str) -> "asyncio.Queue[_Delivery]":
+        """Where the worker's news of a request arrive, from now on; the first one begins the model's work."""
+        inbox = self._inboxes[request_id] = asyncio.Queue()
+        if len(self._inboxes) == 1:
+            self.on_work()
+        return inbox
 
     def _release(self, request_id: str, inbox: "asyncio.Queue[_Delivery] | None") -> None:
         """Release the request unless its id has been prepared anew since."""
