@@ -1,10 +1,9 @@
 """Vectors and scores: made by a local model or by nobody, so there is nothing to judge and nowhere to escalate."""
 
-import time
-
 from edged.config import Config
-from edged.core import Decision, EngineState, Outcome, Reason, Target
+from edged.core import Decision, Outcome, Reason, Target
 from edged.core.texts import TextsRequest, Vectors
+from edged.dispatch.local import loaded
 from edged.dispatch.trace import Trace
 from edged.engine.host import Engine
 from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, Unsupported
@@ -37,7 +36,7 @@ async def embed_local(engine: Engine, trace: Trace, request: TextsRequest) -> Ve
     Raises: NotReady, EngineError, InvalidRequest.
     """
     try:
-        await _loaded(engine, trace)
+        await loaded(engine, trace)
         return await _attempt(engine, trace, request)
     except ContextOverflow:
         _decide_nobody(trace, Reason.CONTEXT_OVERFLOW, stage="local")
@@ -45,17 +44,6 @@ async def embed_local(engine: Engine, trace: Trace, request: TextsRequest) -> Ve
     except (NotReady, EngineError):
         _decide_nobody(trace, Reason.LOCAL_UNAVAILABLE, stage="local")
         raise
-
-
-async def _loaded(engine: Engine, trace: Trace) -> None:
-    """The wait for a cold load is nobody's latency."""
-    if engine.state is EngineState.READY:
-        return
-    started_s = time.monotonic()
-    try:
-        await engine.loaded()
-    finally:
-        trace.load_s += time.monotonic() - started_s
 
 
 async def _attempt(engine: Engine, trace: Trace, request: TextsRequest) -> Vectors:

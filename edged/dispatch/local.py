@@ -65,7 +65,7 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
     Raises: InvalidRequest (the request itself is at fault).
     """
     try:
-        await _loaded(engine, trace, within_s=policy.load_patience_s(allowed))
+        await loaded(engine, trace, within_s=policy.load_patience_s(allowed))
     except TimeoutError:
         return Deferral(Reason.LOCAL_UNAVAILABLE)
     except (NotReady, EngineError) as exc:
@@ -120,7 +120,7 @@ def _expect(attempt: AttemptTrace, engine: Engine, prompt: Prompt, allowed: Term
     )
 
 
-async def _loaded(engine: Engine, trace: Trace, *, within_s: float | None) -> None:
+async def loaded(engine: Engine, trace: Trace, *, within_s: float | None = None) -> None:
     """Wait for the model, and note how long that took: nobody's latency.
 
     Raises: TimeoutError, NotReady, OutOfMemory.
@@ -141,7 +141,7 @@ async def resume_local(engine: Engine, trace: Trace, draft: Draft | None) -> Com
     Raises: NotReady, OutOfMemory, WorkerLost.
     """
     if draft is None or not draft.attempt.finished:
-        await _loaded(engine, trace, within_s=None)
+        await loaded(engine, trace, within_s=None)
     if draft is None:
         draft = Draft(trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name), [])
     attempt = draft.attempt
