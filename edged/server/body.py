@@ -1,10 +1,19 @@
-"""Reading a request's body under limits."""
+"""Reading a request's body under limits, and working on large ones beside the event loop."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import web
 
 from edged.errors import BodyTooLarge, InvalidRequest
+
+T = TypeVar("T")
+
+
+async def off_loop(work: Callable[[], T], *, size_bytes: int, inline_bytes: int) -> T:
+    """Do the work in a thread where there is more of it than ``inline_bytes``: the event loop is everybody's."""
+    return work() if size_bytes <= inline_bytes else await asyncio.to_thread(work)
 
 
 async def read_body(request: web.Request, *, timeout_s: float) -> bytes:

@@ -6,7 +6,7 @@ Any other field is an unknown parameter; none is ignored but ``user``, which cha
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import BeforeValidator, FailFast, Field
 from pydantic_core import PydanticCustomError
 
 from edged.core import Completion, Limits
@@ -14,18 +14,14 @@ from edged.core.texts import TextsRequest
 from edged.errors import Unsupported
 from edged.server.openai_bodies import EdgedOptions
 from edged.server.openai_requests import limits, one_prompt
-from edged.server.wire import validate, wrong_type, wrong_value
+from edged.server.wire import Strict, validate, wrong_type, wrong_value
 
 MAX_INPUTS = 2_048
 MAX_DOCUMENTS = 1_000
 MAX_DIMENSIONS = 65_536
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EmbeddingsBody(_Strict):
+class EmbeddingsBody(Strict):
     """``input`` is judged by ``_inputs``, which can say more than a union of types."""
 
     model: str = Field(min_length=1, max_length=200)
@@ -45,11 +41,11 @@ def _document(value: Any) -> Any:
     raise PydanticCustomError("invalid_type", "must be a string or an object with a text")
 
 
-class Document(_Strict):
+class Document(Strict):
     text: str = Field(min_length=1)
 
 
-class RerankBody(_Strict):
+class RerankBody(Strict):
     model: str = Field(min_length=1, max_length=200)
     query: str = Field(min_length=1)
     documents: Annotated[

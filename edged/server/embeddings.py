@@ -1,19 +1,18 @@
 """``POST /v1/embeddings`` as OpenAI has it, and ``POST /v1/rerank`` as llama-server, Jina and Cohere do."""
 
-import asyncio
 import base64
 import sys
 import time
 from array import array
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
 from edged.core.texts import Vectors
 from edged.dispatch.dispatcher import Dispatcher, Embeddings
 from edged.server import wire
-from edged.server.body import read_body
+from edged.server.body import off_loop, read_body
 from edged.server.disconnect import DisconnectWatcher
 from edged.server.embedding_requests import ParsedTexts, embeddings_request, rerank_request
 from edged.server.keys import REQUEST_ID, TENANT
@@ -21,7 +20,6 @@ from edged.server.openai import edged_headers, edged_object
 from edged.server.patience import Patience
 
 Json = dict[str, Any]
-T = TypeVar("T")
 _ON_LOOP_BYTES = 65_536
 """Larger bodies and answers are read and written in a thread: the event loop is everybody's."""
 
@@ -58,18 +56,15 @@ class EmbeddingsApi:
         def parsed_body() -> ParsedTexts:
             return parse(wire.parse_json(body), header=header, received_s=received_s, **known)
 
-        parsed = await _off_loop(parsed_body, size_bytes=len(body))
+        parsed = await off_loop(parsed_body, size_bytes=len(body), inline_bytes=_ON_LOOP_BYTES)
         with self._watcher.watch(http):
             async with self._dispatcher.embed(parsed.request) as found:
-                written = await _off_loop(
+                written = await off_loop(
                     lambda: wire.encode_json(write(parsed, found)),
                     size_bytes=len(found.vectors.data) + parsed.with_documents * len(body),
+                    inline_bytes=_ON_LOOP_BYTES,
                 )
         return web.Response(body=written, content_type="application/json", headers=edged_headers(found.head))
-
-
-async def _off_loop(work: Callable[[], T], *, size_bytes: int) -> T:
-    return work() if size_bytes <= _ON_LOOP_BYTES else await asyncio.to_thread(work)
 
 
 def _embeddings_body(parsed: ParsedTexts, found: Embeddings) -> Json:

@@ -1,6 +1,5 @@
 """OpenAI's API: chat completions, completions, models."""
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from edged.engine.host import Engine
 from edged.errors import EdgedError, ModelNotFound
 from edged.server import openai_answers as answers
 from edged.server import wire
-from edged.server.body import read_body
+from edged.server.body import off_loop, read_body
 from edged.server.disconnect import DisconnectWatcher
 from edged.server.keys import INTERNAL, REQUEST_ID, TENANT
 from edged.server.openai_requests import ParsedRequest, chat_request, completion_request
@@ -102,7 +101,7 @@ class OpenAiApi:
             document = wire.parse_json(body)
             return endpoint.parse(document, id=request_id, received_s=received_s, tenant=tenant, header=header)
 
-        return parse() if len(body) <= _PARSE_ON_LOOP_BYTES else await asyncio.to_thread(parse)
+        return await off_loop(parse, size_bytes=len(body), inline_bytes=_PARSE_ON_LOOP_BYTES)
 
     async def _streamed(
         self, http: web.Request, parsed: ParsedRequest, answer: Answer, endpoint: _Endpoint

@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     FailFast,
     Field,
     ValidationInfo,
@@ -21,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from edged.errors import Unsupported
 from edged.server.openai_tools import MAX_TOOLS, ResponseFormat, ToolBody, ToolChoiceBody
+from edged.server.wire import Strict
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 1_000
@@ -79,11 +78,7 @@ def _nothing(value: Any) -> Any:
 _Nothing = Annotated[Any, AfterValidator(_nothing)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class EdgedOptions(_Strict):
+class EdgedOptions(Strict):
     """The ``edged`` field and the ``x-edged`` header: what one request asks of its route."""
 
     locality: Literal["any", "redact", "site_only", "local_only", "cloud_only"] | None = None
@@ -93,14 +88,14 @@ class EdgedOptions(_Strict):
     max_cost_usd: float | None = Field(default=None, ge=0, le=10_000)
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """``include_obfuscation`` pads events against traffic analysis; it changes no answer and is ignored."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class Part(_Strict, extra="allow"):
+class Part(Strict, extra="allow"):
     """One content part; what else a part may hold depends on its type."""
 
     type: str
@@ -108,12 +103,12 @@ class Part(_Strict, extra="allow"):
     refusal: str | None = None
 
 
-class FunctionCall(_Strict):
+class FunctionCall(Strict):
     name: str = Field(min_length=1, max_length=256)
     arguments: str
 
 
-class ToolCallBody(_Strict):
+class ToolCallBody(Strict):
     """A call in the history; ``index`` is what clients that rebuild a message from a stream leave behind."""
 
     id: str = Field(min_length=1, max_length=256)
@@ -122,7 +117,7 @@ class ToolCallBody(_Strict):
     index: int | None = None
 
 
-class ChatMessage(_Strict):
+class ChatMessage(Strict):
     """One turn. ``annotations`` and ``reasoning_content`` are parts of earlier answers that no model is shown again."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -141,7 +136,7 @@ class ChatMessage(_Strict):
     function_call: _Nothing = None
 
 
-class Body(_Strict):
+class Body(Strict):
     """What both endpoints share. Null is "not given" wherever OpenAI allows it, which is nearly everywhere."""
 
     model: str = Field(min_length=1, max_length=200)

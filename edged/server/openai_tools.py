@@ -8,45 +8,41 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from edged.chat.grammar import MAX_DEFINITION_BYTES
 from edged.chat.schema import Allowance, check
 from edged.core import OutputFormat, OutputKind, Tool, ToolChoice, ToolMode
 from edged.errors import InvalidRequest, Unsupported
-from edged.server.wire import missing, wrong_value
+from edged.server.wire import Strict, missing, wrong_value
 
 MAX_TOOLS = 128
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 MAX_DESCRIPTION = 16_384
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 # -- bodies ----------------------------------------------------------------------------------------------------------
 
 
-class FunctionBody(_Strict):
+class FunctionBody(Strict):
     name: str = Field(pattern=NAME)
     description: str | None = Field(default=None, max_length=MAX_DESCRIPTION)
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class ToolBody(_Strict):
+class ToolBody(Strict):
     type: str
     function: FunctionBody | None = None
     custom: Any = None
 
 
-class NamedFunction(_Strict):
+class NamedFunction(Strict):
     name: str = Field(pattern=NAME)
 
 
-class NamedTool(_Strict):
+class NamedTool(Strict):
     """``allowed_tools`` and ``custom`` are OpenAI's, and refused by type."""
 
     type: str
@@ -67,7 +63,7 @@ def _mode_or_tool(value: Any) -> Any:
 ToolChoiceBody = Annotated[NamedTool | None, BeforeValidator(_mode_or_tool)]
 
 
-class SchemaBody(_Strict):
+class SchemaBody(Strict):
     """The wire's ``schema`` and pydantic's own method of that name are two things."""
 
     name: str = Field(pattern=NAME)
@@ -76,7 +72,7 @@ class SchemaBody(_Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(Strict):
     type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
     json_schema: SchemaBody | None = None
     regex: str | None = Field(default=None, min_length=1)

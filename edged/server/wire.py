@@ -9,7 +9,7 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from edged.errors import EdgedError, InvalidRequest, Unsupported
@@ -27,6 +27,12 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 _decoder = msgspec.json.Decoder()
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A part of a body: no field it does not know, no value of another type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # -- in --------------------------------------------------------------------------------------------------------------
