@@ -1,5 +1,7 @@
 """The time limit for templates."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -39,3 +41,28 @@ def test_the_end_of_the_block_is_a_border() -> None:
         except TimeLimitExceeded:
             continue
         spin(0.003)
+
+
+TRACED = """
+import sys, time
+from edged.engine.limits import TimeLimitExceeded, time_limit
+for limit_s in [5, *[0.0002 * turn for turn in range(1, 40)], 0.01]:
+    try:
+        with time_limit(limit_s):
+            time.sleep(0.002)
+            while limit_s == 0.01:
+                pass
+    except TimeLimitExceeded:
+        pass
+def call(): pass
+sys.settrace(lambda *_: None)
+call()
+print("went on")
+"""
+
+
+def test_nothing_is_left_behind_in_the_interpreter() -> None:
+    """Blocks that end in time, late and in between leave code that is traced afterwards running."""
+    command = [sys.executable, "-c", TRACED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "went on\n"
