@@ -89,10 +89,13 @@ class TextRestorer:
         return self._restored(text)
 
     def _restored(self, text: str) -> str:
-        """``text`` with its placeholders replaced; the sign before it says whether a word goes on."""
+        """``text`` with its placeholders replaced; the sign before it is out already, and tells whether a word goes on."""
         context, self._before = self._before, text[-1:] or self._before
-        done = self._form.whole.sub(self._value, context + text)
-        return done[len(context) :]
+        known, at, done = context + text, len(context), []
+        for match in self._form.whole.finditer(known, at):
+            done += [known[at : match.start()], self._value(match)]
+            at = match.end()
+        return "".join([*done, known[at:]])
 
     def _value(self, match: re.Match[str]) -> str:
         token = (match["quoted"] or match["bare"]).replace("\\", "")
