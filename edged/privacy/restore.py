@@ -89,7 +89,7 @@ class TextRestorer:
         return self._restored(text)
 
     def _restored(self, text: str) -> str:
-        """``text`` with its placeholders replaced; the sign before it is out already, and tells whether a word goes on."""
+        """``text`` with its placeholders replaced; the sign before it is out, and tells whether a word goes on."""
         context, self._before = self._before, text[-1:] or self._before
         known, at, done = context + text, len(context), []
         for match in self._form.whole.finditer(known, at):
