@@ -17,7 +17,9 @@ from edged.engine.protocol import Emission, Event, LogLine, Refused, Stats
 from edged.engine.rates import Rates
 from edged.engine.runner import DECODE_ABORTED, DECODE_NO_SPACE, DECODE_OK, Runner
 from edged.engine.scheduler import TILE_TOKENS, Plan, Row, Scheduler, no_drafts
+from edged.engine.scoring import Scores, logprob, wanted
 from edged.engine.sequence import Sequence
+from edged.errors import EngineError
 
 STEP_TARGET_S = 0.15
 """A step with a prompt's chunk is sized to last about this long, the gap its neighbours' readers see, but never below
@@ -61,7 +63,7 @@ class _Queued:
 
     @classmethod
     def of(cls, add: Add) -> "_Queued":
-        return cls(len(add.sequences), sum(sequence.pending_tokens for sequence in add.sequences))
+        return cls(len(add.sequences), sum(sequence.queued_tokens for sequence in add.sequences))
 
     def __add__(self, other: "_Queued") -> "_Queued":
         return _Queued(self.sequences + other.sequences, self.tokens + other.tokens)
@@ -82,16 +84,21 @@ class DecodeLoop:
         chunk_tokens: int,
         publish: Callable[[Event], None],
         draft_rows: int = 0,
+        output_rows: int = 0,
     ) -> None:
-        """``draft_rows``: drafts may fill a step up to so many rows; 0 where the model cannot take back a token."""
+        """``draft_rows``: drafts may fill a step up to so many rows; 0 where the model cannot take back a token.
+
+        ``output_rows``: a step may have logits of so many tokens.
+        """
         self._runner = runner
         self._pool = pool
-        self._scheduler = Scheduler(pool, slots=slots, batch_tokens=runner.batch_tokens)
+        self._scheduler = Scheduler(pool, slots=slots, batch_tokens=runner.batch_tokens, output_rows=output_rows)
         self._chunk_tokens = chunk_tokens
         self._publish = publish
         self._outbox = Outbox(publish)
         self._inbox: queue.SimpleQueue[Posted] = queue.SimpleQueue()
         self._choices = Choices(runner)
+        self._scores = Scores()
         self._drafter = Drafter(most_rows=draft_rows) if draft_rows else None
         self._rates = Rates()
         self._stopped = False
@@ -177,6 +184,7 @@ class DecodeLoop:
             case Drop(request_id):
                 self._flight.forget(request_id)
                 self._outbox.forget(request_id)
+                self._scores.forget(request_id)
                 for sequence in self._scheduler.cancel(request_id):
                     self._choices.close(sequence)
             case Threads(count):
@@ -204,7 +212,7 @@ class DecodeLoop:
         accepted_tokens = self._advance(plan)
         self._rates.observe(
             prefill_tokens=plan.prefill_tokens,
-            decode_rows=len(plan.rows) - bool(plan.prefill_tokens),
+            decode_rows=len(plan.rows) - plan.prefill_rows,
             elapsed_s=decoded_s - started_s,
             accepted_tokens=accepted_tokens,
         )
@@ -233,7 +241,11 @@ class DecodeLoop:
         """Choose the tokens a computed step leads to; returns how many guesses came."""
         self._scheduler.complete(plan)
         accepted_before = sum(row.sequence.accepted_tokens for row in plan.rows)
-        rows = [(i, row) for i, row in enumerate(plan.rows) if row.wants_logits]
+        ready = [(i, row) for i, row in enumerate(plan.rows) if row.wants_logits]
+        for i, row in ready:
+            if row.sequence in self._scores:
+                self._score(i, row)
+        rows = [(i, row) for i, row in ready if not row.sequence.option]
         emissions = [emission for i, row in rows if (emission := self._emit_or_refuse(i, row)) is not None]
         begins = any(row.sequence.generated_tokens == 1 for _, row in rows)
         self._outbox.add(emissions, now_s=time.monotonic(), urgent=begins)
@@ -255,11 +267,22 @@ class DecodeLoop:
             self._choices.close(row.sequence)
         return advance.emission
 
+    def _score(self, index: int, row: Row) -> None:
+        """Read how likely the option's tokens were; all of them are kept as guesses that came."""
+        try:
+            found = [logprob(self._runner.logits(index, i), token) for i, token in enumerate(wanted(row))]
+        except EngineError as exc:
+            self._scheduler.fail([row.sequence])
+            self._give_up(row.sequence.id, exc.message)
+            return
+        self._scheduler.keep(row, row.drafted)
+        if self._scores.add(row, found):
+            self._scheduler.finish(row.sequence)
+            if scored := self._scores.close(row.sequence):
+                self._publish(scored)
+
     def _refuse(self, request_id: str, why: ConstraintFailed) -> None:
-        for sequence in self._scheduler.cancel(request_id):
-            self._choices.close(sequence)
-        self._outbox.forget(request_id)
-        self._publish(Refused(request_id, "engine_error", f"the answer could not be kept to its form: {why}"))
+        self._give_up(request_id, f"the answer could not be kept to its form: {why}")
 
     def _recover(self, plan: Plan, status: int) -> None:
         """A step that did not compute: never try the same batch again, never keep cells nobody can vouch for."""
@@ -274,12 +297,22 @@ class DecodeLoop:
         for sequence in failed:
             self._choices.close(sequence)
         for request_id in {sequence.id for sequence in failed}:
-            for sibling in self._scheduler.cancel(request_id):
-                self._choices.close(sibling)
-            self._outbox.forget(request_id)
-            self._publish(Refused(request_id, "engine_error", f"the engine failed a step (status {status})"))
+            self._give_up(request_id, f"the engine failed a step (status {status})")
+
+    def _give_up(self, request_id: str, why: str) -> None:
+        """Nothing more of this request, and its client hears why."""
+        for sequence in self._scheduler.cancel(request_id):
+            self._choices.close(sequence)
+        self._scores.forget(request_id)
+        self._outbox.forget(request_id)
+        self._publish(Refused(request_id, "engine_error", why))
 
     def _add(self, sequences: tuple[Sequence, ...]) -> None:
+        if sequences[0].option:
+            self._scores.open(sequences)
+            for sequence in sequences:
+                self._scheduler.add(sequence)
+            return
         try:
             for sequence in sequences:
                 self._choices.open(sequence)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from edged.core import (
     Request,
     Usage,
 )
+from edged.core.questions import OptionScores, OptionsItem, QuestionsRequest
 from edged.core.texts import TextsRequest, Vectors
 from edged.engine import translate
 from edged.engine.life import Life
@@ -38,6 +39,7 @@ from edged.engine.protocol import (
     Params,
     Prepared,
     Refused,
+    Scored,
     StepDone,
     Submit,
 )
@@ -73,7 +75,7 @@ class Kept:
     finished: bool = False
 
 
-_News = Prepared | Emission | Counted | Embedded
+_News = Prepared | Emission | Counted | Embedded | Scored
 _Delivery = _News | EdgedError
 
 
@@ -194,6 +196,28 @@ class Engine(Life):
         finally:
             self._release(request.id, inbox)
 
+    async def score(self, request: QuestionsRequest, items: Sequence[OptionsItem]) -> OptionScores:
+        """How likely each option is behind its prompt; what the prompts share is computed once.
+
+        Cancelling stops the work within one step. Raises: NotReady, OutOfMemory, WorkerLost, EngineError,
+        InvalidRequest, ContextOverflow.
+        """
+        self._check_purpose("chat")
+        await self.loaded()  # as in ``prepare``
+        worker = self._worker
+        assert worker is not None
+        self._check_context(request, max(translate.fewest_tokens_of(item.prompt) for item in items))
+        inbox = self._inboxes[request.id] = asyncio.Queue()
+        if len(self._inboxes) == 1:
+            self.on_work()
+        try:
+            worker.send(translate.score(request, items))
+            scored = await self._next(inbox)
+            assert isinstance(scored, Scored)
+            return translate.scores(scored, items)
+        finally:
+            self._release(request.id, inbox)
+
     def release(self, request_id: str) -> None:
         """Forget a prepared or running request; its slot is free within one step."""
         if self._inboxes.pop(request_id, None) is not None:
@@ -282,7 +306,7 @@ class Engine(Life):
             case StepDone(emissions):
                 for emission in emissions:
                     self._deliver(emission.id, emission)
-            case Counted() | Embedded():
+            case Counted() | Embedded() | Scored():
                 self._deliver(event.id, event)
             case Prepared(request_id, stats=stats):
                 self._stats = stats

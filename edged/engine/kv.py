@@ -120,6 +120,16 @@ class KvPool:
         state.busy, state.reserved_tokens = False, 0
         self._touch(slot)
 
+    def park_once(self, slot: int, length: int) -> tuple[KvOp, ...]:
+        """Keep the first ``length`` tokens of a finished sequence, or nothing where another slot holds them too."""
+        if not self._shares:
+            self.park(slot)
+            return ()
+        if self._has_twin(slot, length):
+            return self.drop(slot)
+        self.park(slot)
+        return self._trim(slot, length)
+
     def trim(self, slot: int, length: int) -> tuple[KvOp, ...]:
         """Give back the slot's cells from position ``length`` on: guessed tokens that did not come.
 
@@ -174,6 +184,12 @@ class KvPool:
 
     def _is_spare(self, slot: _Slot, cached: int) -> bool:
         return not slot.busy and len(slot.tokens) - cached <= ADOPT_TAIL_TOKENS
+
+    def _has_twin(self, slot: int, length: int) -> bool:
+        """Whether another slot shares the cells of all but the last of so many tokens, and has one more."""
+        own = self._slots[slot].cells
+        others = (other.cells for other in self._slots if other.cells is not own)
+        return length > 1 and any(len(cells) >= length and cells[length - 2] == own[length - 2] for cells in others)
 
     def _settle(self, source: int | None, target: int, cached: int) -> list[KvOp]:
         """Bring the target slot to hold exactly the shared prefix."""

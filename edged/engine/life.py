@@ -337,6 +337,7 @@ class Life(ABC):
             file,
             pool_tokens=load.pool_tokens,
             sequences=load.sequences,
+            output_rows=load.output_rows,
             batch_tokens=load.batch_tokens,
             cell_type=load.kv_format,
             embeds=self.config.purpose != "chat",

@@ -86,7 +86,7 @@ def _megabytes(size_bytes: int) -> str:
 # -- what a model needs ----------------------------------------------------------------------------------------------
 
 
-def estimate(
+def estimate(  # noqa: PLR0913 - what a context is made with
     model: str,
     file: GgufFile,
     *,
@@ -95,12 +95,14 @@ def estimate(
     batch_tokens: int,
     cell_type: str = "f16",
     embeds: bool = False,
+    output_rows: int = 0,
 ) -> MemoryNeed:
     """What a worker with this context will hold; the four after the file are what it is made with. Raises: KeyError.
 
     ``embeds``: every token of a batch is an output, and a model that is not causal computes no logits at all.
+    Else at most ``output_rows`` tokens of a batch are outputs, at least one of each sequence.
     """
-    outputs = (batch_tokens if file.causal else 0) if embeds else sequences
+    outputs = (batch_tokens if file.causal else 0) if embeds else max(sequences, output_rows)
     cells = -(-pool_tokens // _CELLS_MULTIPLE) * _CELLS_MULTIPLE
     return MemoryNeed(
         model=model,

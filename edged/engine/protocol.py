@@ -13,6 +13,8 @@ HEADER = struct.Struct(">I")
 _MIN_BATCH_TOKENS = 512
 _MIN_STEP_ROWS = 8
 TEXTS_PER_BATCH = 64
+_SCORED_ROWS = 32
+"""Places of options whose logits one step computes; of more options it takes several."""
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -111,6 +113,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
         """The most rows of a step without a prompt, drafts included: each needs room for a distribution."""
         return max(2 * self.slots, _MIN_STEP_ROWS) if self.drafts else self.slots
 
+    @property
+    def output_rows(self) -> int:
+        """The most tokens of one step whose logits are wanted."""
+        return max(self.sequences, self.step_rows, _SCORED_ROWS)
+
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Render and tokenize a prompt and keep it under ``id`` until Submit or Cancel; exactly one input is given."""
@@ -154,6 +161,24 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     background: bool = False
 
 
+class ScoreItem(msgspec.Struct, frozen=True, array_like=True):
+    """Texts that may stand behind a prompt: a chat, a text, or token ids; exactly one is given."""
+
+    options: tuple[str, ...]
+    turns: tuple[Turn, ...] | None = None
+    text: str | None = None
+    tokens: tuple[int, ...] | None = None
+
+
+class Score(msgspec.Struct, frozen=True, tag=True):
+    """Compute how likely each option is behind its item's prompt; what prompts share is computed once."""
+
+    id: str
+    tenant: str
+    items: tuple[ScoreItem, ...]
+    background: bool = False
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Stop every choice of ``id``; also forgets a prepared prompt. Unknown ids are fine."""
 
@@ -170,7 +195,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """End the process."""
 
 
-Command = Load | Prepare | Submit | Embed | Cancel | SetThreads | Shutdown
+Command = Load | Prepare | Submit | Embed | Score | Cancel | SetThreads | Shutdown
 
 # -- events: worker to daemon ----------------------------------------------------------------------------------------
 
@@ -300,6 +325,22 @@ class Embedded(msgspec.Struct, frozen=True, tag=True):
     compute_s: float = 0.0
 
 
+class Scored(msgspec.Struct, frozen=True, tag=True):
+    """The log-probability (nats) of each token of each option, the items' options one after another.
+
+    ``prompt_tokens`` and ``cached_tokens`` are summed over the items.
+    """
+
+    id: str
+    logprobs: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+    cached_tokens: int
+    option_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """Sent every second by the control thread; ``step_s`` is how long the current step has been running."""
 
@@ -314,7 +355,7 @@ class LogLine(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Event = Loaded | LoadFailed | Prepared | Refused | StepDone | Counted | Embedded | Heartbeat | LogLine
+Event = Loaded | LoadFailed | Prepared | Refused | StepDone | Counted | Embedded | Scored | Heartbeat | LogLine
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -194,7 +194,7 @@ class Runner:
 
     def _new_context(self, load: Load, sequences: int) -> llama.llama_context_p:
         params = context_params(load, sequences=sequences)
-        params.n_outputs_max = max(sequences, load.step_rows)
+        params.n_outputs_max = max(sequences, load.output_rows)
         return open_context(self._model, params)
 
 

@@ -3,7 +3,8 @@
 Per step every decoding sequence gets one token and one prompt gets a chunk. Prompts are finished one after another, so
 that the first can answer while the second is computed, and so that a prompt finds the prefix its elder just computed.
 A much shorter prompt overtakes a long one that is being computed, within limits. Guessed tokens are verified in steps
-without a prompt: there they cost the decoding sequences' own time, elsewhere the newcomer's.
+without a prompt: there they cost the decoding sequences' own time, elsewhere the newcomer's. Options to score join a
+step that has room for them whole: each stays for that one step, so nobody waits for a slot because of them.
 """
 
 from collections import deque
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-from edged.engine.kv import KvOp, KvPool
+from edged.engine.kv import KvOp, KvPool, common_prefix
 from edged.engine.sequence import Sequence
 
 PATIENCE_S = 5.0
@@ -53,11 +54,15 @@ def no_drafts(_sequences: Items[Sequence]) -> Mapping[Sequence, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: cache operations first, then one decode of the rows, ``prefill_tokens`` of them prompt."""
+    """One step: cache operations first, then one decode of the rows.
+
+    The last ``prefill_rows`` of them, ``prefill_tokens`` in all, are of sequences that do not decode yet.
+    """
 
     ops: tuple[KvOp, ...]
     rows: tuple[Row, ...]
     prefill_tokens: int = 0
+    prefill_rows: int = 0
 
     @property
     def tokens(self) -> int:
@@ -74,10 +79,12 @@ class Scheduler:
     The pool has more sequence ids than that: finished prefixes stay in the others.
     """
 
-    def __init__(self, pool: KvPool, *, slots: int, batch_tokens: int) -> None:
+    def __init__(self, pool: KvPool, *, slots: int, batch_tokens: int, output_rows: int = 0) -> None:
+        """A step may have logits of ``output_rows`` tokens, at least of one for each slot."""
         self._pool = pool
         self._slots = slots
         self._batch_tokens = batch_tokens
+        self._output_rows = max(output_rows, slots)
         self._waiting: deque[Sequence] = deque()
         self._prefilling: list[Sequence] = []  # the last one is computed, those before it were overtaken
         self._decoding: list[Sequence] = []
@@ -101,7 +108,7 @@ class Scheduler:
     @property
     def queued_prompt_tokens(self) -> int:
         """Prompt tokens in front of a newcomer, as if nothing of them were cached."""
-        return sum(sequence.pending_tokens for sequence in (*self._waiting, *self._prefilling))
+        return sum(sequence.queued_tokens for sequence in (*self._waiting, *self._prefilling))
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -113,13 +120,39 @@ class Scheduler:
         rows = [_next_row(sequence, guesses.get(sequence, ())) for sequence in self._decoding]
         wanted = chunk_tokens + len(rows) if rows else self._batch_tokens
         budget = _whole_tiles(wanted, at_most=self._batch_tokens) - len(rows)
-        chunk: tuple[int, ...] = ()
-        if self._prefilling and budget > 0:
-            sequence = self._prefilling[-1]
-            chunk = tuple(sequence.tokens[sequence.computed : sequence.computed + budget])
-            rows.append(Row(sequence, sequence.computed, chunk, wants_logits=len(chunk) == sequence.pending_tokens))
+        prompts = self._prompt_rows(budget, self._output_rows - len(rows), now_s)
         ops, self._ops = tuple(self._ops), []
-        return Plan(ops, tuple(rows), prefill_tokens=len(chunk))
+        prefill_tokens = sum(len(row.tokens) for row in prompts)
+        return Plan(ops, (*rows, *prompts), prefill_tokens=prefill_tokens, prefill_rows=len(prompts))
+
+    def _prompt_rows(self, budget: int, outputs: int, now_s: float) -> list[Row]:
+        """A chunk of the prompt in turn; where it is the last one, options to score as well."""
+        if not self._prefilling or budget <= 0:
+            return []
+        sequence = self._prefilling[-1]
+        rows = [_prompt_row(sequence, budget, outputs)]
+        if not rows[0].tokens:
+            return []
+        if len(rows[0].tokens) < sequence.pending_tokens:
+            return rows
+        for option in sorted((s for s in self._waiting if s.option), key=lambda waiting: self._turn(waiting, now_s)):
+            left = budget - sum(len(row.tokens) for row in rows)
+            free = outputs - sum(row.drafted + row.wants_logits for row in rows)
+            if self.running >= self._slots or left <= 0 or free <= 0:
+                break
+            if self._may_join(option, rows, left, free) and self._begin(option, now_s):
+                rows.append(_prompt_row(option, left, free))
+        return rows
+
+    def _may_join(self, option: Sequence, rows: list[Row], budget: int, outputs: int) -> bool:
+        """Only whole, and only if no row of the step computes what it would then compute a second time."""
+        if len(option.option) > outputs:
+            return False
+        cached = self._pool.cached_prefix(option.shareable, option.tenant)
+        if len(option.tokens) - cached > budget:
+            return False
+        prompt = option.shareable[:-1]
+        return all(common_prefix(row.sequence.shareable[:-1], prompt) <= cached for row in rows)
 
     def complete(self, plan: Plan) -> list[Sequence]:
         """Account for a decoded step; returns the sequences that have logits, in batch order.
@@ -134,7 +167,7 @@ class Scheduler:
             sequence.computed += len(row.tokens) - row.drafted
             if row.wants_logits:
                 ready.append(sequence)
-            if sequence in self._prefilling and row.wants_logits:
+            if sequence in self._prefilling and row.wants_logits and not sequence.option:
                 self._prefilling.remove(sequence)
                 self._decoding.append(sequence)
         return ready
@@ -148,7 +181,9 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence is done; its cells stay for whoever shares the prefix."""
-        if sequence.slot is not None:
+        if sequence.slot is not None and sequence.option:
+            self._ops += self._pool.park_once(sequence.slot, sequence.prompt_tokens)
+        elif sequence.slot is not None:
             self._pool.park(sequence.slot)
         self._forget(sequence)
 
@@ -188,16 +223,21 @@ class Scheduler:
         sequence = min(self._waiting, key=lambda waiting: self._turn(waiting, now_s))
         if self._prefilling and not self._may_overtake(sequence, self._prefilling[-1], now_s):
             return
-        lease = self._pool.acquire(sequence.tokens, tenant=sequence.tenant, total_tokens=sequence.total_tokens)
+        overtaken = self._prefilling[-1] if self._prefilling else None
+        if self._begin(sequence, now_s) and overtaken:
+            overtaken.overtaken_tokens += len(sequence.tokens)
+
+    def _begin(self, sequence: Sequence, now_s: float) -> bool:
+        """Give the sequence a slot, if one and its cells are to be had."""
+        lease = self._pool.acquire(sequence.shareable, tenant=sequence.tenant, total_tokens=sequence.total_tokens)
         if lease is None:
-            return
-        if self._prefilling:
-            self._prefilling[-1].overtaken_tokens += sequence.pending_tokens
+            return False
         self._waiting.remove(sequence)
         sequence.slot, sequence.computed, sequence.cached_tokens = lease.slot, lease.cached_tokens, lease.cached_tokens
         sequence.admitted_s = now_s if sequence.admitted_s is None else sequence.admitted_s
         self._ops += lease.ops
         self._prefilling.append(sequence)
+        return True
 
     def _turn(self, sequence: Sequence, now_s: float) -> tuple[bool, bool, int, int]:
         """Smaller goes first: interactive work, then the impatient, then tenants with little running, short prompts.
@@ -241,6 +281,18 @@ class Scheduler:
 def _next_row(sequence: Sequence, guesses: tuple[int, ...]) -> Row:
     known = tuple(sequence.tokens[sequence.computed :])
     return Row(sequence, sequence.computed, known + guesses, wants_logits=True, drafted=len(guesses))
+
+
+def _prompt_row(sequence: Sequence, budget: int, outputs: int) -> Row:
+    """What comes next of a prompt, or of an option behind it: of each of its places the logits are wanted."""
+    start = sequence.computed
+    end = min(len(sequence.tokens), start + budget)
+    if not sequence.option:
+        return Row(sequence, start, tuple(sequence.tokens[start:end]), wants_logits=end == len(sequence.tokens))
+    first = max(start, sequence.prompt_tokens - 1)
+    end = min(end, first + outputs)
+    wanted = max(0, end - first)
+    return Row(sequence, start, tuple(sequence.tokens[start:end]), wants_logits=wanted > 0, drafted=max(0, wanted - 1))
 
 
 def _whole_tiles(tokens: int, *, at_most: int) -> int:

@@ -14,6 +14,9 @@ class Sequence:
     The last ``len(tokens) - computed`` tokens are not in the KV cache yet. Times are monotonic seconds.
     ``blueprint`` is the form the answer has to keep, if any.
     Of ``drafted_tokens`` guessed ones ``accepted_tokens`` came.
+
+    With an ``option`` nothing is generated: ``tokens`` is the prompt and all of the option but its last token, and what
+    is wanted is how likely each of the option's tokens was. ``follows`` another sequence that computes the same prompt.
     """
 
     id: str
@@ -34,6 +37,8 @@ class Sequence:
     lookup: Lookup | None = None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    option: tuple[int, ...] = ()
+    follows: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -49,6 +54,16 @@ class Sequence:
     def pending_tokens(self) -> int:
         """Tokens still to be put through the model before the next one can be chosen."""
         return len(self.tokens) - self.computed
+
+    @property
+    def queued_tokens(self) -> int:
+        """Pending tokens that nobody else is to compute."""
+        return min(self.pending_tokens, len(self.option)) if self.follows else self.pending_tokens
+
+    @property
+    def shareable(self) -> list[int]:
+        """The tokens of which another's cells may be taken over, all but the last; an option's odds start behind it."""
+        return self.tokens[: self.prompt_tokens] if self.option else self.tokens
 
     @property
     def has_only_cached(self) -> bool:

@@ -1,5 +1,6 @@
 """Between the shared nouns of ``core`` and the worker's messages: pure, in both directions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,7 @@ from edged.core import (
     ToolMode,
     Usage,
 )
+from edged.core.questions import OptionScores, OptionsItem, QuestionsRequest
 from edged.core.texts import TextsRequest, Vectors
 from edged.engine.gguf import GgufFile
 from edged.engine.protocol import (
@@ -32,6 +34,9 @@ from edged.engine.protocol import (
     Params,
     Prepare,
     Refused,
+    Score,
+    Scored,
+    ScoreItem,
     Stats,
     TokenRow,
     ToolRow,
@@ -85,9 +90,29 @@ def embed(request: TextsRequest) -> Embed:
     )
 
 
+def score(request: QuestionsRequest, items: Sequence[OptionsItem]) -> Score:
+    wired = tuple(ScoreItem(options=item.options, text=item.prompt) for item in items)
+    return Score(request.id, request.tenant, wired, background=request.background)
+
+
+def scores(scored: Scored, items: Sequence[OptionsItem]) -> OptionScores:
+    """What the worker said, taken apart by item."""
+    logprobs = iter(scored.logprobs)
+    return OptionScores(
+        logprobs=tuple(tuple(next(logprobs) for _ in item.options) for item in items),
+        usage=Usage(
+            prompt_tokens=scored.prompt_tokens + scored.option_tokens,
+            cached_tokens=scored.cached_tokens,
+        ),
+        timings=Timings(queue_s=scored.queue_s, prefill_s=scored.prefill_s, decode_s=scored.decode_s),
+    )
+
+
 def input_param(request: Request) -> str:
     if isinstance(request, TextsRequest):
         return request.field
+    if isinstance(request, QuestionsRequest):
+        return "state"
     return "messages" if isinstance(request.input, Chat) else "prompt"
 
 

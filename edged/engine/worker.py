@@ -43,12 +43,15 @@ from edged.engine.protocol import (
     Prepare,
     Prepared,
     Refused,
+    Score,
+    ScoreItem,
     SetThreads,
     Shutdown,
     Submit,
     Turn,
 )
 from edged.engine.runner import Runner, Vocabulary, capture_log, gpu_note
+from edged.engine.scoring import option_sequences
 from edged.engine.sequence import Sequence
 from edged.errors import ContextOverflow, EdgedError, TemplateRejected
 
@@ -92,7 +95,7 @@ class Worker:
         if self._loop is None or not self._loop.is_aborting:
             self._channel.send(LogLine(level, text))
 
-    def _serve(self, command: Command) -> None:
+    def _serve(self, command: Command) -> None:  # noqa: C901 - one case for each command
         match command:
             case Load():
                 (self._load if command.purpose == "chat" else self._load_embedder)(command)
@@ -102,6 +105,8 @@ class Worker:
                 self._prepare(command)
             case Submit():
                 self._submit(command)
+            case Score():
+                self._score(command)
             case Cancel(request_id):
                 self._prompts.pop(request_id, None)
                 if self._loop is not None:
@@ -169,6 +174,7 @@ class Worker:
         shares, one_tenant = runner.shares_prefixes, load.one_tenant
         pool = KvPool(slots=load.sequences, cells=load.pool_tokens, shares=shares, one_tenant=one_tenant)
         self._pool = pool
+        self._request_tokens = min(load.pool_tokens, load.context_tokens)
         self._loop = DecodeLoop(
             runner,
             pool,
@@ -176,6 +182,7 @@ class Worker:
             chunk_tokens=load.prefill_chunk_tokens,
             publish=self._channel.send,
             draft_rows=load.step_rows if load.drafts and shares else 0,
+            output_rows=load.output_rows,
         )
         threading.Thread(target=_decode, args=(self._loop,), name="decode", daemon=True).start()
         self._channel.send(
@@ -202,14 +209,15 @@ class Worker:
         cached_tokens = self._pool.cached_prefix(tokens, command.tenant)
         self._channel.send(Prepared(command.id, len(tokens), cached_tokens, self._loaded.stats))
 
-    def _tokens(self, command: Prepare) -> list[int]:
+    def _tokens(self, command: Prepare | ScoreItem) -> list[int]:
         if command.tokens is not None:
             return list(command.tokens)
         if command.text is not None:
             return self._vocabulary.tokenize(command.text, add_special=True, parse_special=False)
+        form = command.form if isinstance(command, Prepare) else None
         try:
             with time_limit(TEMPLATE_TIME_LIMIT_S):
-                pieces = self._template.render([_message(turn) for turn in command.turns or ()], _tools(command.form))
+                pieces = self._template.render([_message(turn) for turn in command.turns or ()], _tools(form))
         except TimeLimitExceeded as exc:
             raise TemplateRejected("the model's chat template takes too long on this conversation") from exc
         except (RecursionError, MemoryError) as exc:
@@ -244,6 +252,21 @@ class Worker:
             )
             for branch in command.branches
         )
+        self._loaded.post(Add(sequences))
+
+    def _score(self, command: Score) -> None:
+        try:
+            items = [
+                (
+                    self._tokens(item),
+                    [self._vocabulary.tokenize(text, add_special=False, parse_special=False) for text in item.options],
+                )
+                for item in command.items
+            ]
+            sequences = option_sequences(command, items, limit_tokens=self._request_tokens, now_s=time.monotonic())
+        except EdgedError as exc:
+            self._channel.send(Refused(command.id, exc.code, exc.message, exc.param))
+            return
         self._loaded.post(Add(sequences))
 
     def _beat(self) -> None:

@@ -1,0 +1,131 @@
+"""From the odds of each option's tokens to an answer with a confidence. Pure but for what ``LabelPriors`` remembers.
+
+A model likes some words better than others, whatever it is asked. Where the same options are asked about again and
+again, that liking is known: the mean of an option's log-probability over recent states. Taken off, it leaves what the
+state itself says. Where options come once, the mean over each one's own tokens is all there is to compare by.
+"""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edged.core.questions import OptionsItem, Question, QuestionKind
+
+FEWEST_STATES = 30
+"""Before so many states of a question were seen, what its options are liked is not known."""
+RECENT_STATES = 300
+REMEMBERED_QUESTIONS = 256
+
+
+class Method(StrEnum):
+    """How options were compared."""
+
+    LABEL_PRIOR = "label_prior"
+    MEAN_LOGPROB = "mean_logprob"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``probabilities`` of the question's options in their order; ``best`` is the likeliest one's place."""
+
+    probabilities: tuple[float, ...]
+    method: Method
+
+    @property
+    def best(self) -> int:
+        return self.probabilities.index(max(self.probabilities))
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the likeliest option."""
+        return max(self.probabilities)
+
+    @property
+    def margin(self) -> float:
+        """How far the likeliest option is ahead of the next."""
+        first, *others = sorted(self.probabilities, reverse=True)
+        return first - others[0] if others else first
+
+    @property
+    def expected(self) -> float:
+        """The mean place on the scale, counted from 0."""
+        return sum(place * probability for place, probability in enumerate(self.probabilities))
+
+
+def judge(logprobs: Sequence[Sequence[float]], prior: Sequence[float] | None = None) -> Verdict:
+    """Compare options by their tokens' log-probabilities; ``prior``: the usual sum of each, where it is known."""
+    if prior is None:
+        means = [math.fsum(tokens) / len(tokens) for tokens in logprobs]
+        return Verdict(softmax(means), Method.MEAN_LOGPROB)
+    sums = [math.fsum(tokens) - usual for tokens, usual in zip(logprobs, prior, strict=True)]
+    return Verdict(softmax(sums), Method.LABEL_PRIOR)
+
+
+def softmax(scores: Sequence[float]) -> tuple[float, ...]:
+    """Probabilities in proportion to e^score."""
+    top = max(scores)
+    weights = [math.exp(score - top) for score in scores]
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+class LabelPriors:
+    """The recent sums of each option of the questions asked most recently, kept apart by API key and model.
+
+    Only numbers are kept, no text: a question is known by its hash.
+    """
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[str, str, int], deque[tuple[float, ...]]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"LabelPriors(questions={len(self._seen)})"
+
+    def judge(self, question: Question, logprobs: Sequence[Sequence[float]], *, tenant: str, model: str) -> Verdict:
+        """Compare a question's options, by what is known of them so far, and remember these."""
+        recent = self._recent((tenant, model, _key(question)))
+        prior = None
+        if len(recent) >= FEWEST_STATES:
+            prior = [math.fsum(sums) / len(recent) for sums in zip(*recent, strict=True)]
+        recent.append(tuple(math.fsum(tokens) for tokens in logprobs))
+        return judge(logprobs, prior)
+
+    def _recent(self, key: tuple[str, str, int]) -> deque[tuple[float, ...]]:
+        recent = self._seen.setdefault(key, deque(maxlen=RECENT_STATES))
+        self._seen.move_to_end(key)
+        while len(self._seen) > REMEMBERED_QUESTIONS:
+            self._seen.popitem(last=False)
+        return recent
+
+
+def _key(question: Question) -> int:
+    return hash((question.kind, question.instructions, question.options, question.notes, question.examples))
+
+
+# -- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def item(state: str, question: Question) -> OptionsItem:
+    """The text whose continuations are compared.
+
+    With examples the question comes first: it stays in the cache from one state to the next. Else the state comes
+    first: every question about it shares its cells.
+    """
+    asked = "\n".join(filter(None, (question.instructions, *_notes(question))))
+    options = tuple(f" {option}" for option in question.options)
+    if not question.examples:
+        return OptionsItem(f"{state}\n\nQuestion: {asked}\nAnswer:", options)
+    told = [f"Input: {example.state}\nAnswer: {example.answer}" for example in question.examples]
+    return OptionsItem("\n\n".join(filter(None, (asked, *told, f"Input: {state}\nAnswer:"))), options)
+
+
+def _notes(question: Question) -> tuple[str, ...]:
+    """What each option means; without a word on any, and with examples, the options speak for themselves."""
+    if any(question.notes):
+        pairs = zip(question.options, question.notes, strict=True)
+        return tuple(f"- {option}: {note}" if note else f"- {option}" for option, note in pairs)
+    if question.examples or question.kind is QuestionKind.NOUL:
+        return ()
+    return ("Options: " + ", ".join(question.options),)
