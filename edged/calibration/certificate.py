@@ -25,7 +25,8 @@ class Certificate:
     """Answers that score ``threshold`` or more err in at most ``alpha`` of cases, at confidence 1 - delta.
 
     ``bound`` is the upper bound on the error rate, from ``wrong`` of ``served`` calibration items; ``coverage`` is the
-    share of the calibration items that would have been served.
+    share of the calibration items that would have been served. ``delta`` is what all walks together may spend;
+    ``bound`` is computed at the level of the one walk that found the threshold, a third of it.
     """
 
     threshold: float
@@ -102,7 +103,7 @@ def certify(
         needed = factor * fewest_items(alpha, share)
         start = next((j for j, served in enumerate(expected) if served >= needed), len(thresholds))
         for threshold in thresholds[start:]:
-            candidate = _candidate(scores, correct, threshold, alpha=alpha, delta=share)
+            candidate = _candidate(scores, correct, threshold, alpha=alpha, delta=delta)
             if candidate.bound > alpha:
                 break
             if certified is None or candidate.threshold < certified.threshold:
@@ -113,6 +114,8 @@ def certify(
 def _candidate(
     scores: Sequence[float], correct: Sequence[bool], threshold: float, *, alpha: float, delta: float
 ) -> Certificate:
+    """One threshold seen by one of the walks."""
+    share = delta / len(_START_FACTORS)
     served = [right for score, right in zip(scores, correct, strict=True) if score >= threshold]
     wrong = served.count(False)
     return Certificate(
@@ -121,7 +124,7 @@ def _candidate(
         delta=delta,
         served=len(served),
         wrong=wrong,
-        bound=upper_bound(wrong, len(served), delta=delta),
+        bound=upper_bound(wrong, len(served), delta=share),
         coverage=len(served) / len(scores) if scores else 0.0,
     )
 

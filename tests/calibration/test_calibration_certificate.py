@@ -110,6 +110,15 @@ def test_a_perfect_model_is_served_whole():
     assert (certificate.threshold, certificate.coverage, certificate.wrong) == (0.0, 1.0, 0)
 
 
+def test_a_certificate_states_the_overall_delta_and_a_bound_at_the_walks_own_level():
+    """The three walks share the delta; the bound is the one that was held against alpha."""
+    traffic = [i / 200 for i in range(200)]
+    certificate = _certify(traffic, [True] * 200, traffic, 0.1)
+    assert certificate is not None
+    assert certificate.delta == 0.1
+    assert certificate.bound == upper_bound(0, 200, delta=0.1 / 3) <= certificate.alpha
+
+
 def test_too_few_items_certify_nothing():
     """However right they are."""
     scores = [i / 20 for i in range(20)]
