@@ -5,13 +5,14 @@ again, that liking is known: the mean of an option's log-probability over recent
 state itself says. Where options come once, the mean over each one's own tokens is all there is to compare by.
 """
 
+import hashlib
+import json
 import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
-from edged.core.questions import OptionsItem, Question, QuestionKind
+from edged.core.questions import OptionsItem, Question, QuestionKind, Verdict
 
 FEWEST_STATES = 30
 """Before so many states of a question were seen, what its options are liked is not known."""
@@ -26,41 +27,13 @@ class Method(StrEnum):
     MEAN_LOGPROB = "mean_logprob"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """``probabilities`` of the question's options in their order; ``best`` is the likeliest one's place."""
-
-    probabilities: tuple[float, ...]
-    method: Method
-
-    @property
-    def best(self) -> int:
-        return self.probabilities.index(max(self.probabilities))
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the likeliest option."""
-        return max(self.probabilities)
-
-    @property
-    def margin(self) -> float:
-        """How far the likeliest option is ahead of the next."""
-        first, *others = sorted(self.probabilities, reverse=True)
-        return first - others[0] if others else first
-
-    @property
-    def expected(self) -> float:
-        """The mean place on the scale, counted from 0."""
-        return sum(place * probability for place, probability in enumerate(self.probabilities))
-
-
 def judge(logprobs: Sequence[Sequence[float]], prior: Sequence[float] | None = None) -> Verdict:
     """Compare options by their tokens' log-probabilities; ``prior``: the usual sum of each, where it is known."""
     if prior is None:
         means = [math.fsum(tokens) / len(tokens) for tokens in logprobs]
-        return Verdict(softmax(means), Method.MEAN_LOGPROB)
+        return Verdict(probabilities=softmax(means), method=Method.MEAN_LOGPROB)
     sums = [math.fsum(tokens) - usual for tokens, usual in zip(logprobs, prior, strict=True)]
-    return Verdict(softmax(sums), Method.LABEL_PRIOR)
+    return Verdict(probabilities=softmax(sums), method=Method.LABEL_PRIOR)
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:
@@ -78,21 +51,21 @@ class LabelPriors:
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[tuple[str, str, int], deque[tuple[float, ...]]] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, str], deque[tuple[float, ...]]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"LabelPriors(questions={len(self._seen)})"
 
     def judge(self, question: Question, logprobs: Sequence[Sequence[float]], *, tenant: str, model: str) -> Verdict:
         """Compare a question's options, by what is known of them so far, and remember these."""
-        recent = self._recent((tenant, model, _key(question)))
+        recent = self._recent((tenant, model, question_sha256(question)))
         prior = None
         if len(recent) >= FEWEST_STATES:
             prior = [math.fsum(sums) / len(recent) for sums in zip(*recent, strict=True)]
         recent.append(tuple(math.fsum(tokens) for tokens in logprobs))
         return judge(logprobs, prior)
 
-    def _recent(self, key: tuple[str, str, int]) -> deque[tuple[float, ...]]:
+    def _recent(self, key: tuple[str, str, str]) -> deque[tuple[float, ...]]:
         recent = self._seen.setdefault(key, deque(maxlen=RECENT_STATES))
         self._seen.move_to_end(key)
         while len(self._seen) > REMEMBERED_QUESTIONS:
@@ -100,8 +73,18 @@ class LabelPriors:
         return recent
 
 
-def _key(question: Question) -> int:
-    return hash((question.kind, question.instructions, question.options, question.notes, question.examples))
+def question_sha256(question: Question) -> str:
+    """Of all that changes what the model is asked; the question's own name does not."""
+    said = [
+        question.kind.value,
+        question.instructions,
+        question.options,
+        question.notes,
+        [(example.state, example.answer) for example in question.examples],
+        question.input_word,
+        question.answer_word,
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 # -- prompts ---------------------------------------------------------------------------------------------------------
@@ -117,8 +100,9 @@ def item(state: str, question: Question) -> OptionsItem:
     options = tuple(f" {option}" for option in question.options)
     if not question.examples:
         return OptionsItem(f"{state}\n\nQuestion: {asked}\nAnswer:", options)
-    told = [f"Input: {example.state}\nAnswer: {example.answer}" for example in question.examples]
-    return OptionsItem("\n\n".join(filter(None, (asked, *told, f"Input: {state}\nAnswer:"))), options)
+    before, behind = question.input_word, question.answer_word
+    told = [f"{before}: {example.state}\n{behind}: {example.answer}" for example in question.examples]
+    return OptionsItem("\n\n".join(filter(None, (asked, *told, f"{before}: {state}\n{behind}:"))), options)
 
 
 def _notes(question: Question) -> tuple[str, ...]:
