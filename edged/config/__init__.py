@@ -13,8 +13,9 @@ from edged.config.retries import RetriesConfig
 from edged.config.routes import BudgetConfig, RouteConfig, Thresholds
 from edged.config.secrets import Secret, SecretReference, check_reference, resolve_secret
 from edged.config.section import Name, Seconds, Section
-from edged.config.server import LedgerConfig, ServerConfig
+from edged.config.server import LedgerConfig, ServerConfig, TasksConfig
 from edged.config.spending import SpendingConfig
+from edged.config.tasks import TaskFile, TaskProblem, load_tasks, read_tasks, schema_sha256, tasks_directory
 from edged.config.upstreams import UpstreamConfig, UpstreamModelConfig
 
 __all__ = [
@@ -37,15 +38,22 @@ __all__ = [
     "Section",
     "ServerConfig",
     "SpendingConfig",
+    "TaskFile",
+    "TaskProblem",
+    "TasksConfig",
     "Thresholds",
     "UpstreamConfig",
     "UpstreamModelConfig",
     "check_reference",
     "default_path",
     "load",
+    "load_tasks",
     "models_directory",
     "named_secrets",
     "parse",
+    "read_tasks",
     "resolve_secret",
+    "schema_sha256",
     "state_directory",
+    "tasks_directory",
 ]

@@ -14,7 +14,7 @@ from edged.config.redact import RedactConfig
 from edged.config.retries import RetriesConfig
 from edged.config.routes import RouteConfig
 from edged.config.section import Section, refuse_duplicates
-from edged.config.server import LedgerConfig, ServerConfig
+from edged.config.server import LedgerConfig, ServerConfig, TasksConfig
 from edged.config.spending import SpendingConfig
 from edged.config.upstreams import UpstreamConfig
 from edged.core import Locality, Trust
@@ -26,6 +26,7 @@ class Config(Section):
 
     server: ServerConfig = ServerConfig()
     ledger: LedgerConfig = LedgerConfig()
+    tasks: TasksConfig = TasksConfig()
     budget: SpendingConfig = SpendingConfig()
     redact: RedactConfig = RedactConfig()
     api_keys: tuple[ApiKeyConfig, ...] = Field(default=(), alias="api_key")
@@ -137,16 +138,18 @@ def parse(text: str, *, source: str = "config") -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as exc:
-        problems = tuple(_problem(error) for error in exc.errors(include_url=False, include_input=False))
+        problems = tuple(f"{key}: {message}" if key else message for key, message in validation_problems(exc))
         raise ConfigError(f"{source}: " + "; ".join(problems), problems) from exc
 
 
-def _problem(error: Any) -> str:
-    """One validation error as ``route[0].thresholds.confidence: what is wrong``."""
+def validation_problems(exc: ValidationError) -> list[tuple[str, str]]:
+    """Each error's key, ``route[0].thresholds.confidence``, and what is wrong there."""
+    return [_problem(error) for error in exc.errors(include_url=False, include_input=False)]
+
+
+def _problem(error: Any) -> tuple[str, str]:
     key = ""
     for part in error["loc"]:
         key += f"[{part}]" if isinstance(part, int) else f".{part}"
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = "unknown key"
-    return f"{key.lstrip('.')}: {message}" if key else message
+    return key.lstrip("."), "unknown key" if error["type"] == "extra_forbidden" else message

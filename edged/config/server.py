@@ -1,4 +1,4 @@
-"""``[server]`` and ``[ledger]``."""
+"""``[server]``, ``[ledger]`` and ``[tasks]``."""
 
 import ipaddress
 from pathlib import Path
@@ -58,3 +58,9 @@ class LedgerConfig(Section):
     path: Path = Path("ledger.db")
     keep_days: int = Field(default=30, ge=1, le=3650)
     store_text: bool = False
+
+
+class TasksConfig(Section):
+    """``[tasks]``: where the task files lie; a relative directory starts at the config file's."""
+
+    directory: Path = Path("tasks")

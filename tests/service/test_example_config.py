@@ -59,6 +59,7 @@ def test_the_example_shows_every_key_there_is() -> None:
     }
     tables = {
         "server",
+        "tasks",
         "ledger",
         "sampling",
         "thresholds",
