@@ -30,6 +30,8 @@ MAX_PROMPT_TOKENS = 32_768
 """Longer prompts are not audited: what waits holds its whole request in memory."""
 
 AuditSink = Callable[[Audit], None]
+Heard = Callable[[str | None], None]
+"""Hears what the cloud said, None where it said nothing; called once, from the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class _Job:
     route: RouteConfig
     allowed: Terms
     said: Said
+    request_id: str
+    heard: Heard = lambda _: None
 
 
 class Auditor:
@@ -47,7 +51,7 @@ class Auditor:
         self._cloud = cloud
         self._sink = sink
         self._at_once = asyncio.Semaphore(AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Said | None]] = set()
         self._closed = False
         self.skipped = 0
 
@@ -66,13 +70,31 @@ class Auditor:
             return
         if author is None or author.outcome is not Outcome.SERVED or not _is_confident(trace, author, allowed):
             return
+        self._start(_Job(_question(trace.request), route, _unhurried(allowed), _said(author), trace.request.id))
+
+    def ask(
+        self, request: Request, *, answers: str, route: RouteConfig, allowed: Terms, said: str, heard: Heard
+    ) -> None:
+        """Ask the cloud a question whose answer of the box, ``said``, was served; call it behind the record.
+
+        The caller has drawn the lot. ``request`` is what the cloud is asked, under an id of its own; ``answers`` is the
+        id of the request that was served. What may not leave, or finds too many waiting, is skipped and heard as None.
+        Returns at once.
+        """
+        if not allowed.may_escalate or estimate_prompt_tokens(request) > MAX_PROMPT_TOKENS:
+            self.skipped += 1
+            heard(None)
+            return
+        self._start(_Job(_question(request), route, _unhurried(allowed), Said(said), answers, heard))
+
+    def _start(self, job: _Job) -> None:
         if self._closed or len(self._tasks) >= AT_ONCE + WAITING:
             self.skipped += 1
+            job.heard(None)
             return
-        job = _Job(_question(trace.request), route, replace(allowed, deadline_s=None), _said(author))
-        task = asyncio.create_task(self._run(trace.request.id, job), name="audit")
+        task = asyncio.create_task(self._run(job), name="audit")
         self._tasks.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(lambda task: self._over(task, job))
 
     async def close(self) -> None:
         """Cancel what runs, record what it called, and take nothing more."""
@@ -82,24 +104,30 @@ class Auditor:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _over(self, task: asyncio.Task[None]) -> None:
+    def _over(self, task: asyncio.Task[Said | None], job: _Job) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an audit failed: %r", error)
+        answer: Said | None = None
+        if not task.cancelled():
+            if (error := task.exception()) is not None:
+                log.error("an audit failed: %r", error)
+            else:
+                answer = task.result()
+        job.heard(answer.text if answer else None)
 
-    async def _run(self, request_id: str, job: _Job) -> None:
+    async def _run(self, job: _Job) -> Said | None:
         async with self._at_once:
             request = replace(job.request, received_s=time.monotonic())
             trace = Trace(request, received_at=time.time())
             trace.route = job.route.name
-            found: Agreement | None = None
+            answer: Said | None = None
             error: str | None = "cancelled"
             try:
-                found, error = await self._ask(trace, job)
+                answer, error = await self._ask(trace, job)
             finally:
-                self._record(request_id, trace, found, error)
+                self._record(job.request_id, trace, _compared(job, answer), error)
+        return answer
 
-    async def _ask(self, trace: Trace, job: _Job) -> tuple[Agreement | None, str | None]:
+    async def _ask(self, trace: Trace, job: _Job) -> tuple[Said | None, str | None]:
         try:
             outcome = await self._cloud.attempt(trace, job.route, job.allowed)
             if not isinstance(outcome, Commit):
@@ -110,9 +138,7 @@ class Auditor:
         except EdgedError as exc:
             return None, exc.code
         outcome.attempt.end(Outcome.AUDITED)
-        kind = job.request.output.kind
-        is_exact = kind in (OutputKind.REGEX, OutputKind.GRAMMAR)
-        return compare(job.said, _said(outcome.attempt), is_json=job.request.output.is_json, is_exact=is_exact), None
+        return _said(outcome.attempt), None
 
     def _record(self, request_id: str, trace: Trace, found: Agreement | None, error: str | None) -> None:
         """Price and hand over what was called; an audit that called nobody leaves nothing."""
@@ -141,6 +167,16 @@ def _is_confident(trace: Trace, author: AttemptTrace, allowed: Terms) -> bool:
         return False
     is_sure = author.confidence is None or author.confidence >= allowed.confidence
     return is_sure and trace.request.n == 1 and estimate_prompt_tokens(trace.request) <= MAX_PROMPT_TOKENS
+
+
+def _compared(job: _Job, answer: Said | None) -> Agreement | None:
+    output = job.request.output
+    is_exact = output.kind in (OutputKind.REGEX, OutputKind.GRAMMAR)
+    return compare(job.said, answer, is_json=output.is_json, is_exact=is_exact) if answer else None
+
+
+def _unhurried(allowed: Terms) -> Terms:
+    return replace(allowed, deadline_s=None)
 
 
 def _question(request: Request) -> Request:
