@@ -43,6 +43,17 @@ def fit(features: Matrix, labels: Sequence[int], classes: Sequence[str], *, stre
     )
 
 
+def cross_validated(features: Matrix, labels: Sequence[int], classes: int, *, strength: float) -> Matrix:
+    """Each item's probability of every class (items, classes), by weights fitted without the item's fold.
+
+    Raises: as ``fit``.
+    """
+    known = np.asarray(labels, dtype=np.int64)
+    scale = features.std(axis=0)
+    scaled = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+    return _held_out(scaled, known, classes, strength)
+
+
 def monotone_map(scores: Vector, right: NDArray[np.bool_]) -> tuple[Vector, Vector]:
     """Corners of the map from score to the share of right answers: isotonic with many items, logistic with few."""
     if right.all() or not right.any():
@@ -85,15 +96,18 @@ def _logistic(features: Matrix, labels: Labels, classes: int, strength: float) -
 
 def _out_of_fold(features: Matrix, labels: Labels, classes: int, strength: float) -> tuple[Vector, NDArray[np.bool_]]:
     """Each item's largest probability and whether that class was right, by a head that has not seen the item."""
-    top, right = np.zeros(len(labels)), np.zeros(len(labels), dtype=np.bool_)
+    probabilities = _held_out(features, labels, classes, strength)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
+
+def _held_out(features: Matrix, labels: Labels, classes: int, strength: float) -> Matrix:
+    probabilities = np.zeros((len(labels), classes))
     order = np.random.default_rng(_SEED).permutation(len(labels))
     for fold in np.array_split(order, min(FOLDS, len(order))):
         rest = np.setdiff1d(order, fold)
         weights, bias = _logistic(features[rest], labels[rest], classes, strength)
-        probabilities = softmax(features[fold] @ weights.T + bias)
-        top[fold] = probabilities.max(axis=1)
-        right[fold] = probabilities.argmax(axis=1) == labels[fold]
-    return top, right
+        probabilities[fold] = softmax(features[fold] @ weights.T + bias)
+    return probabilities
 
 
 def _sklearn(module: str) -> Any:
