@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from edged.core.answer import Timings, Usage
-from edged.core.request import Request
+from edged.core.request import Chat, Request
 from edged.core.words import Locality, Target
 
 
@@ -54,10 +54,11 @@ class QuestionsRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class OptionsItem:
-    """Texts that may stand behind a prompt."""
+    """Texts that may stand behind a prompt; behind a chat they follow ``opening``, with which the answer begins."""
 
-    prompt: str
+    prompt: str | Chat
     options: tuple[str, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

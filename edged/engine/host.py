@@ -21,7 +21,7 @@ from edged.core import (
     Request,
     Usage,
 )
-from edged.core.questions import OptionScores, OptionsItem, QuestionsRequest
+from edged.core.questions import OptionScores, OptionsItem
 from edged.core.texts import TextsRequest, Vectors
 from edged.engine import translate
 from edged.engine.life import Life
@@ -196,9 +196,10 @@ class Engine(Life):
         finally:
             self._release(request.id, inbox)
 
-    async def score(self, request: QuestionsRequest, items: Sequence[OptionsItem]) -> OptionScores:
+    async def score(self, request: Request, items: Sequence[OptionsItem]) -> OptionScores:
         """How likely each option is behind its prompt; what the prompts share is computed once.
 
+        A prompt of this request that lies ready is given up: its id is the work's from here on.
         Cancelling stops the work within one step. Raises: NotReady, OutOfMemory, WorkerLost, EngineError,
         InvalidRequest, ContextOverflow.
         """

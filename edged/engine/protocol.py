@@ -162,12 +162,16 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
 
 
 class ScoreItem(msgspec.Struct, frozen=True, array_like=True):
-    """Texts that may stand behind a prompt: a chat, a text, or token ids; exactly one is given."""
+    """Texts that may stand behind a prompt: a chat, a text, or token ids; exactly one is given.
+
+    ``opening`` is text between the prompt and each option.
+    """
 
     options: tuple[str, ...]
     turns: tuple[Turn, ...] | None = None
     text: str | None = None
     tokens: tuple[int, ...] | None = None
+    opening: str = ""
 
 
 class Score(msgspec.Struct, frozen=True, tag=True):

@@ -15,7 +15,7 @@ from edged.engine.scheduler import Row
 from edged.engine.sequence import Sequence
 from edged.errors import ContextOverflow, EngineError, InvalidRequest
 
-MAX_OPTIONS = 128
+MAX_OPTIONS = 256
 """Of all items of one command together."""
 MAX_OPTION_TOKENS = 64
 

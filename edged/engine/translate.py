@@ -90,9 +90,15 @@ def embed(request: TextsRequest) -> Embed:
     )
 
 
-def score(request: QuestionsRequest, items: Sequence[OptionsItem]) -> Score:
-    wired = tuple(ScoreItem(options=item.options, text=item.prompt) for item in items)
-    return Score(request.id, request.tenant, wired, background=request.background)
+def score(request: Request, items: Sequence[OptionsItem]) -> Score:
+    return Score(request.id, request.tenant, tuple(map(_score_item, items)), background=request.background)
+
+
+def _score_item(item: OptionsItem) -> ScoreItem:
+    if isinstance(item.prompt, str):
+        return ScoreItem(options=item.options, text=item.prompt, opening=item.opening)
+    turns = tuple(_turn(message) for message in item.prompt.messages)
+    return ScoreItem(options=item.options, turns=turns, opening=item.opening)
 
 
 def scores(scored: Scored, items: Sequence[OptionsItem]) -> OptionScores:
@@ -118,12 +124,13 @@ def input_param(request: Request) -> str:
 
 def fewest_tokens(request: Request) -> int:
     """A floor of the prompt's tokens, had without tokenizing it."""
-    if isinstance(request.input, Chat):
-        return sum(len(m.text) for m in request.input.messages if m.text) // _MAX_CHARS_PER_TOKEN
-    return fewest_tokens_of(request.input.prompt)
+    asked = request.input
+    return fewest_tokens_of(asked if isinstance(asked, Chat) else asked.prompt)
 
 
-def fewest_tokens_of(text: str | tuple[int, ...]) -> int:
+def fewest_tokens_of(text: str | tuple[int, ...] | Chat) -> int:
+    if isinstance(text, Chat):
+        return sum(len(m.text) for m in text.messages if m.text) // _MAX_CHARS_PER_TOKEN
     return len(text) // _MAX_CHARS_PER_TOKEN if isinstance(text, str) else len(text)
 
 

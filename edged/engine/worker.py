@@ -228,6 +228,9 @@ class Worker:
             tokens += self._vocabulary.tokenize(piece, add_special=add_special, parse_special=True)
         return tokens
 
+    def _plain_tokens(self, text: str) -> list[int]:
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=False) if text else []
+
     def _submit(self, command: Submit) -> None:
         prompt = self._prompts.pop(command.id, None)
         if prompt is None:
@@ -258,8 +261,8 @@ class Worker:
         try:
             items = [
                 (
-                    self._tokens(item),
-                    [self._vocabulary.tokenize(text, add_special=False, parse_special=False) for text in item.options],
+                    self._tokens(item) + self._plain_tokens(item.opening),
+                    [self._plain_tokens(text) for text in item.options],
                 )
                 for item in command.items
             ]
