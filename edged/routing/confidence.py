@@ -35,7 +35,7 @@ def free_text_score(tokens: Sequence[Token]) -> float | None:
         return None
     mean = sum(logprobs) / len(logprobs)
     low = sorted(logprobs)[int(LOW_QUANTILE * (len(logprobs) - 1))]
-    blend = _MEAN_WEIGHT * mean + _QUANTILE_WEIGHT * low + _WINDOW_WEIGHT * _worst_window(logprobs)
+    blend = _MEAN_WEIGHT * mean + _QUANTILE_WEIGHT * low + _WINDOW_WEIGHT * worst_window(logprobs)
     return min(math.exp(_STRETCH * blend), CEILING)
 
 
@@ -68,7 +68,7 @@ def free_text_bound(tokens: Sequence[Token], most_tokens: int) -> float:
     low = sorted(logprobs)[rank] if rank < len(logprobs) else 0.0
     window = [*logprobs, *[0.0] * min(size - len(logprobs), WINDOW_TOKENS)]
     mean = sum(logprobs) / size
-    blend = _MEAN_WEIGHT * mean + _QUANTILE_WEIGHT * min(low, 0.0) + _WINDOW_WEIGHT * _worst_window(window)
+    blend = _MEAN_WEIGHT * mean + _QUANTILE_WEIGHT * min(low, 0.0) + _WINDOW_WEIGHT * worst_window(window)
     return min(math.exp(_STRETCH * blend), CEILING)
 
 
@@ -99,7 +99,7 @@ def is_looping(tokens: Sequence[Token]) -> bool:
     return False
 
 
-def _worst_window(logprobs: list[float]) -> float:
+def worst_window(logprobs: list[float]) -> float:
     """The lowest mean over any run of WINDOW_TOKENS tokens."""
     size = min(WINDOW_TOKENS, len(logprobs))
     total = worst = sum(logprobs[:size])
