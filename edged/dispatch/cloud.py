@@ -21,12 +21,15 @@ from edged.errors import (
     ParameterRefused,
     Unsupported,
     UpstreamError,
+    UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
 from edged.privacy.rewrite import Redacted
 from edged.routing.policy import Terms
 from edged.upstream.client import UpstreamClient
+
+INVALID_ANSWER = "invalid_answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,11 @@ class Cloud:
             await stream.aclose()
             raise
         if attempt.first_token_s is not None:
-            return Commit(attempt, held, nothing())
+            if trace.accepts(attempt):
+                return Commit(attempt, held, nothing())
+            attempt.end(Outcome.FAILED, INVALID_ANSWER)
+            text = f"the upstream {attempt.backend!r} sent an answer outside the options that it was given"
+            return UpstreamRejected(text, upstream=attempt.backend, code=INVALID_ANSWER)
         attempt.end(Outcome.FAILED, "empty_answer")
         return UpstreamError("the upstream sent no answer", upstream=attempt.backend, code="empty_answer")
 

@@ -10,7 +10,7 @@ from typing import Any
 from edged.config import Config, RouteConfig
 from edged.core import Decision, EngineState, Outcome, Reason, Target
 from edged.dispatch.cloud import Cloud, CloudFailure
-from edged.dispatch.local import Commit, Deferral, attempt_local
+from edged.dispatch.local import GENERATION, Commit, Deferral, Source, attempt_local
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.engine.host import Engine
 from edged.routing.hedge import HedgeBudget, Side, Tail, Winner, winner
@@ -35,15 +35,17 @@ class Hedging:
     def __repr__(self) -> str:
         return f"Hedging(budgets={self.budgets})"
 
-    async def attempt(self, engine: Engine, trace: Trace, route: RouteConfig, allowed: Terms) -> Result:
+    async def attempt(
+        self, engine: Engine, trace: Trace, route: RouteConfig, allowed: Terms, source: Source = GENERATION
+    ) -> Result:
         """Try the local engine and, where it is late and the route hedges, the cloud beside it.
 
         A model that is not loaded yet is not hedged against: loading has its own patience. Raises: InvalidRequest.
         """
         if not (route.hedge.enabled and allowed.may_escalate and engine.state is EngineState.READY):
-            return await attempt_local(engine, trace, allowed), None
+            return await attempt_local(engine, trace, allowed, source), None
         self.budgets[route.name].earn()
-        local: Local = asyncio.create_task(attempt_local(engine, trace, allowed))
+        local: Local = asyncio.create_task(attempt_local(engine, trace, allowed, source))
         remote: Remote | None = None
         try:
             if await self._is_late(local, trace, route, allowed):

@@ -1,9 +1,11 @@
 """The local try: prepare, generate, hold on probation, keep or defer."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from edged.core import Chunk, Decision, EngineState, FinishReason, Outcome, Reason, Release, Request, Target, ToolMode
 from edged.dispatch import structure
@@ -59,7 +61,32 @@ async def nothing() -> AsyncGenerator[Chunk, None]:
         yield chunk
 
 
-async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit | Deferral:
+class Source(Protocol):
+    """How a local answer comes about: both as ``Engine`` has them."""
+
+    async def prepare(self, engine: Engine, request: Request) -> Prompt: ...
+
+    def generate(
+        self, engine: Engine, prompt: Prompt, attempt: AttemptTrace, kept: tuple[Kept, ...] = ()
+    ) -> AsyncGenerator[Chunk, None]: ...
+
+
+class Generation:
+    """Token by token."""
+
+    async def prepare(self, engine: Engine, request: Request) -> Prompt:
+        return await engine.prepare(request)
+
+    def generate(
+        self, engine: Engine, prompt: Prompt, _attempt: AttemptTrace, kept: tuple[Kept, ...] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        return engine.generate(prompt, kept)
+
+
+GENERATION = Generation()
+
+
+async def attempt_local(engine: Engine, trace: Trace, allowed: Terms, source: Source = GENERATION) -> Commit | Deferral:
     """Try the local engine under the route's terms.
 
     Raises: InvalidRequest (the request itself is at fault).
@@ -73,7 +100,7 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
     attempt = trace.attempt(Target.LOCAL, backend=engine.config.name, model=engine.config.name)
     try:
         async with asyncio.timeout(_patience_s(trace, allowed)):
-            prompt = await engine.prepare(trace.request)
+            prompt = await source.prepare(engine, trace.request)
     except TimeoutError:
         return _defer(trace, Review(Verdict.DEFER, Reason.TTFT_EXCEEDED), Draft(attempt, []), allowed)
     except ContextOverflow as exc:
@@ -100,7 +127,7 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms) -> Commit 
         return Deferral(decision.reason, draft=Draft(attempt, []))
     _expect(attempt, engine, prompt, allowed)
     patient = policy.with_patience(allowed, elapsed_s=trace.judged_s)
-    outcome = await Probation(engine.generate(prompt), attempt, trace, patient).run()
+    outcome = await Probation(source.generate(engine, prompt, attempt), attempt, trace, patient).run()
     if isinstance(outcome, Deferral):
         engine.release(trace.request.id)
     return outcome
@@ -135,7 +162,7 @@ async def loaded(engine: Engine, trace: Trace, *, within_s: float | None = None)
         trace.load_s += time.monotonic() - started_s
 
 
-async def resume_local(engine: Engine, trace: Trace, draft: Draft | None) -> Commit:
+async def resume_local(engine: Engine, trace: Trace, draft: Draft | None, source: Source = GENERATION) -> Commit:
     """Finish a deferred answer after all, from where it stopped, or begin it; it is committed at once.
 
     Raises: NotReady, OutOfMemory, WorkerLost.
@@ -151,9 +178,9 @@ async def resume_local(engine: Engine, trace: Trace, draft: Draft | None) -> Com
     # A new id: what the cancelled try's last step produced may still be on its way, addressed to the old one.
     request = replace(trace.request, id=f"{trace.request.id}.resumed")
     trace.engine_ids.append(request.id)
-    prompt = await engine.prepare(request)
+    prompt = await source.prepare(engine, request)
     attempt.prompt_tokens = prompt.prompt_tokens
-    return await _commit(trace, attempt, draft.held, engine.generate(prompt, draft.kept))
+    return await _commit(trace, attempt, draft.held, source.generate(engine, prompt, attempt, draft.kept))
 
 
 def _patience_s(trace: Trace, allowed: Terms) -> float | None:
@@ -173,9 +200,10 @@ def _defer(trace: Trace, verdict: Review, draft: Draft, allowed: Terms) -> Defer
 
 
 def _decision(verdict: Review, target: Target, allowed: Terms) -> Decision:
+    confidence = allowed.confidence if verdict.threshold is None else verdict.threshold
     limits = {
-        Reason.WITHIN_BUDGET: allowed.confidence,
-        Reason.LOW_CONFIDENCE: allowed.confidence,
+        Reason.WITHIN_BUDGET: confidence if math.isfinite(confidence) else None,
+        Reason.LOW_CONFIDENCE: confidence if math.isfinite(confidence) else None,
         Reason.TTFT_EXCEEDED: allowed.ttft_s,
         Reason.ITL_EXCEEDED: allowed.itl_s,
         Reason.DEADLINE_PREDICTED: allowed.deadline_s,
@@ -320,6 +348,8 @@ def observation(
         asked_tokens=request.max_tokens,
         decode_s=attempt.decode_s,
         load_s=load_s,
+        judged=attempt.judged,
+        standard=attempt.standard,
     )
 
 

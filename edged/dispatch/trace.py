@@ -1,7 +1,7 @@
 """What happens to one request, as it happens, and the record it becomes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from edged.chat.json_prefix import JsonPrefix
@@ -56,6 +56,7 @@ class AttemptTrace:
 
     Of a local one: ``limit_tokens`` bounds each choice, ``asked_tokens`` is what the request said, ``raw_wait_s`` the
     prediction made at ``reviewed_s``, and ``json`` watches the choices of an answer that must become JSON.
+    ``judged`` and ``standard`` are as ``routing.probation.Observation`` has them.
     """
 
     target: Target
@@ -90,6 +91,8 @@ class AttemptTrace:
     raw_wait_s: float | None = None
     json: tuple[JsonPrefix, ...] = ()
     redacted: Redacted | None = None
+    judged: float | None = None
+    standard: float | None = None
 
     def __post_init__(self) -> None:
         self.tokens = tuple([] for _ in range(self.choices))
@@ -197,6 +200,7 @@ class Trace:
 
     ``engine_ids`` are the names under which engines may hold work for it; ``load_s`` is how long it waited for a load.
     ``locality`` is the label that held in the end; ``redacted`` what a stranger may see instead of the request.
+    ``accepts`` says whether an upstream's whole answer is one that was asked for; another upstream may then be asked.
     """
 
     def __init__(self, request: Request, *, received_at: float) -> None:
@@ -215,6 +219,7 @@ class Trace:
         self.before: Authorship | None = None
         self.locality = request.limits.locality
         self.redacted: Redacted | None = None
+        self.accepts: Callable[[AttemptTrace], bool] = lambda _: True
 
     def __repr__(self) -> str:
         return f"Trace({self.request.id}, {self.reason}, attempts={len(self.attempts)})"

@@ -265,12 +265,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A verdict with its reason and the confidence it was based on. ``early``: before there was enough to judge."""
+    """A verdict with its reason and the confidence it was based on. ``early``: before there was enough to judge.
+
+    ``threshold`` is what the confidence was held against.
+    """
 
     verdict: Verdict
     reason: Reason = Reason.WITHIN_BUDGET
     confidence: float | None = None
     early: bool = False
+    threshold: float | None = None
 
 
 def review(seen: Observation, allowed: Terms) -> Review:
@@ -301,9 +305,10 @@ def review(seen: Observation, allowed: Terms) -> Review:
     if seen.finished and seen.malformed:
         return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
     confidence = seen.confidence_of(_judged_tokens(seen, allowed))
-    if allowed.confidence > 0 and (confidence is None or confidence < allowed.confidence):  # 6
-        return Review(Verdict.DEFER, Reason.LOW_CONFIDENCE, confidence)
-    return Review(Verdict.KEEP, confidence=confidence)  # 7
+    threshold = allowed.confidence if seen.standard is None else seen.standard
+    if threshold > 0 and (confidence is None or confidence < threshold):  # 6
+        return Review(Verdict.DEFER, Reason.LOW_CONFIDENCE, confidence, threshold=threshold)
+    return Review(Verdict.KEEP, confidence=confidence, threshold=threshold)  # 7
 
 
 def _judged_tokens(seen: Observation, allowed: Terms) -> int | None:

@@ -25,6 +25,9 @@ class Observation:
     ``malformed``: a finished one of them is not what it should be, or none can become it any more. ``settled``: what
     each choice is cannot change any more. ``most_tokens`` bounds each choice, ``asked_tokens`` is what the request
     said; ``decode_s`` is the time since the first token, ``load_s`` a cold load that ``elapsed_s`` leaves out.
+
+    ``judged`` is the confidence of an answer that was chosen among options, not generated, and ``standard`` what it
+    must reach in place of the route's threshold; infinite where the model is not to be trusted with it at all.
     """
 
     elapsed_s: float
@@ -40,6 +43,8 @@ class Observation:
     asked_tokens: int | None = None
     decode_s: float = 0.0
     load_s: float = 0.0
+    judged: float | None = None
+    standard: float | None = None
 
     @property
     def started(self) -> bool:
@@ -61,6 +66,8 @@ class Observation:
 
     def confidence_of(self, first_tokens: int | None) -> float | None:
         """By the first so many tokens of each choice: the same, however they came together."""
+        if self.judged is not None:
+            return self.judged
         scores = [self._score(choice, tokens[:first_tokens]) for choice, tokens in enumerate(self.choices)]
         return min((score for score in scores if score is not None), default=None)
 

@@ -1,0 +1,85 @@
+"""Answer forms that leave a few texts to choose from: an enum of strings, a boolean, or an object with one of these."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edged.core import OutputFormat, OutputKind
+
+MAX_ANSWERS = 128
+MAX_ANSWER_CHARS = 200
+_SCHEMA_CHARS = 65_536
+_NOTES = frozenset({"title", "description", "default", "examples", "$schema", "$id", "$comment"})
+"""Keywords that restrict nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """``labels`` are the values an answer may have; each answer is ``opening`` and then one of ``endings``, as JSON."""
+
+    labels: tuple[str, ...]
+    opening: str
+    endings: tuple[str, ...]
+
+    def answer(self, place: int) -> str:
+        """The whole answer that holds the label at this place."""
+        return (self.opening + self.endings[place]).strip()
+
+    @property
+    def most_bytes(self) -> int:
+        """Of the longest answer."""
+        return max(len(self.answer(place).encode("utf-8", "surrogatepass")) for place in range(len(self.endings)))
+
+
+def closed(output: OutputFormat) -> Closed | None:
+    """The answers that a format leaves to choose from; None where it is of another kind, or there are too many."""
+    if output.kind is not OutputKind.JSON_SCHEMA or len(output.definition) > _SCHEMA_CHARS:
+        return None
+    try:
+        schema = json.loads(output.definition)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(schema, dict):
+        return None
+    name = _only_property(schema)
+    if name is None:
+        return _of_value(schema, before="", behind="")
+    return _of_value(schema["properties"][name], before=f"{{{_json(name)}:", behind="}")
+
+
+def _only_property(schema: dict[str, Any]) -> str | None:
+    """The name of the one property that an object must have and may have; None where it is not such an object."""
+    known = _NOTES | {"type", "properties", "required", "additionalProperties"}
+    properties = schema.get("properties")
+    if schema.get("type") != "object" or not isinstance(properties, dict) or len(properties) != 1:
+        return None
+    (name,) = properties
+    is_open = schema.get("additionalProperties", False) not in (False, True)
+    return None if schema.keys() - known or schema.get("required") != [name] or is_open else str(name)
+
+
+def _of_value(schema: Any, *, before: str, behind: str) -> Closed | None:
+    """``before`` and ``behind`` are the JSON around the value."""
+    if not isinstance(schema, dict):
+        return None
+    kind, rest = schema.get("type"), schema.keys() - _NOTES - {"type"}
+    if kind == "boolean" and not rest:
+        space = " " if before else ""
+        return Closed(("true", "false"), before, tuple(f"{space}{word}{behind}" for word in ("true", "false")))
+    values = schema.get("enum")
+    if kind not in ("string", None) or rest != {"enum"} or values is None or not _are_labels(values):
+        return None
+    opening = f'{before} "' if before else '"'
+    return Closed(tuple(values), opening, tuple(_json(value)[1:] + behind for value in values))
+
+
+def _are_labels(values: Any) -> bool:
+    if not isinstance(values, list) or not 2 <= len(values) <= MAX_ANSWERS:  # noqa: PLR2004 - one is no choice
+        return False
+    return all(isinstance(v, str) and 0 < len(v) <= MAX_ANSWER_CHARS for v in values) and len(set(values)) == len(
+        values
+    )
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
