@@ -55,7 +55,7 @@ NAMES = (
     "never_constrained",
     "no_end_margin",
 )
-"""What stands where in a row. The last six are 1 where what they are about is missing, and it is then 0 in its place."""
+"""What stands where in a row. The last six are 1 where what they are about is missing; it is then 0 in its place."""
 
 SAME_FOR_EVERY_PREFIX = ("first_logprob", "first_margin", "first_entropy")
 NEVER_RISE = ("logprob_sum", "logprob_min", "margin_min", "allowed_min")
