@@ -46,10 +46,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionsRequest(Request):
-    """Questions about one ``state``. ``input`` is the state and the questions, as the ledger keeps a prompt."""
+    """Questions about one ``state``. ``input`` is the state and the questions, as the ledger keeps a prompt.
+
+    ``wants_state``: the scores are to come with each prompt's last hidden state.
+    """
 
     state: str
     questions: tuple[Question, ...]
+    wants_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,16 @@ class OptionsItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionScores:
-    """Of each item and each of its options the log-probabilities (nats) of the option's tokens, in the order asked."""
+    """Of each item and each of its options the log-probabilities (nats) of the option's tokens, in the order asked.
+
+    ``states``: where they were asked for, of each item the last layer's output at the prompt's last token, behind the
+    final norm: little-endian float16, as many as the model is wide.
+    """
 
     logprobs: tuple[tuple[tuple[float, ...], ...], ...]
     usage: Usage
     timings: Timings
+    states: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
