@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edged.calibration.heads import Head, Matrix, Vector, softmax
+from edged.calibration.heads import Head, Matrix, Vector, rounded, softmax
 from edged.errors import ConfigError
 
 FOLDS = 5
@@ -41,6 +41,37 @@ def fit(features: Matrix, labels: Sequence[int], classes: Sequence[str], *, stre
     return Head(
         classes=tuple(classes), mean=mean, scale=scale, weights=weights, bias=bias, knots_x=knots_x, knots_y=knots_y
     )
+
+
+def fit_best(
+    features: Matrix, labels: Sequence[int], classes: Sequence[str], *, strengths: Sequence[float]
+) -> tuple[Head, Matrix]:
+    """Fit with whichever strength foretells held-out labels best. Returns the head as it will come back from its file,
+    and the probabilities (items, classes) by weights that have not seen the item.
+
+    Raises: as ``fit``.
+    """
+    known = np.asarray(labels, dtype=np.int64)
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    scaled = (features - mean) / scale
+    best, held_out, most = strengths[0], np.zeros((0, 0)), -np.inf
+    for strength in strengths:
+        probabilities = _held_out(scaled, known, len(classes), strength)
+        if (found := log_likelihood(probabilities, known)) > most:
+            best, held_out, most = strength, probabilities, found
+    weights, bias = _logistic(scaled, known, len(classes), best)
+    knots_x, knots_y = monotone_map(held_out.max(axis=1), held_out.argmax(axis=1) == known)
+    head = Head(
+        classes=tuple(classes), mean=mean, scale=scale, weights=weights, bias=bias, knots_x=knots_x, knots_y=knots_y
+    )
+    return rounded(head), held_out
+
+
+def log_likelihood(probabilities: Matrix, labels: Sequence[int] | Labels) -> float:
+    """Mean log-probability of the labels; certainty is not taken at its word."""
+    own = probabilities[np.arange(len(labels)), np.asarray(labels)]
+    return float(np.log(np.clip(own, 1e-6, 1.0)).mean())
 
 
 def cross_validated(features: Matrix, labels: Sequence[int], classes: int, *, strength: float) -> Matrix:

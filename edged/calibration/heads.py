@@ -78,6 +78,19 @@ class Head:
         return Judgement(choice, confidence, tuple(map(float, probabilities)))
 
 
+def rounded(head: Head) -> Head:
+    """The head as it comes back from its file: a threshold is to be found with what will be used."""
+    return Head(
+        classes=head.classes,
+        mean=_as_stored(head.mean, "<f4"),
+        scale=_as_stored(head.scale, "<f4"),
+        weights=_as_stored(head.weights, "<f2"),
+        bias=_as_stored(head.bias, "<f4"),
+        knots_x=_as_stored(head.knots_x, "<f4"),
+        knots_y=_as_stored(head.knots_y, "<f4"),
+    )
+
+
 def softmax(logits: Vector) -> Vector:
     """Probabilities along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -163,6 +176,10 @@ def _head(stored: _Stored) -> Head:
 
 def _text(array: Vector | Matrix, kind: str) -> str:
     return base64.b64encode(array.astype(kind).tobytes()).decode("ascii")
+
+
+def _as_stored(array: Vector | Matrix, kind: str) -> Vector | Matrix:
+    return array.astype(kind).astype(np.float64)
 
 
 def _array(text: str, kind: str) -> Vector:
