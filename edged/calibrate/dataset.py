@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edged.config import TaskFile
 from edged.errors import ConfigError
@@ -16,6 +16,8 @@ MAX_ITEMS = 50_000
 MAX_TEXT_CHARACTERS = 100_000
 FEWEST_LABELS = 20
 _SHOWN = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def check_labels(items: Sequence[Item], task: TaskFile) -> tuple[str, ...]:
     return (f"no item is labelled {names}: whether such requests are answered right is not known",)
 
 
-def halves(items: Sequence[Item]) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+def halves(items: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """One half to fit on, a disjoint one to certify on."""
     middle = len(items) // 2
     return tuple(items[:middle]), tuple(items[middle:])

@@ -37,11 +37,16 @@ _TENANT = "calibrate"
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One generated answer; not ``whole``: it was cut."""
+    """One generated answer."""
 
     text: str
     tokens: tuple[Token, ...]
-    whole: bool
+    finish: FinishReason | None
+
+    @property
+    def is_whole(self) -> bool:
+        """It was not cut."""
+        return self.finish is not FinishReason.LENGTH
 
 
 class Local:
@@ -73,9 +78,10 @@ class Local:
             tenant=_TENANT,
             state=text,
             questions=(task.question,),
+            wants_state=True,
         )
         scores = await self._engine.score(request, [asked])
-        return scores.logprobs[0], None
+        return scores.logprobs[0], scores.states[0] if scores.states else None
 
     async def answer(self, request: Request) -> Generated:
         """Raises: as ``score``."""
@@ -87,7 +93,7 @@ class Local:
             texts.append(chunk.text)
             tokens += chunk.tokens
             finish = chunk.finish or finish
-        return Generated("".join(texts), tuple(tokens), finish is not FinishReason.LENGTH)
+        return Generated("".join(texts), tuple(tokens), finish)
 
 
 def chat_request(task: TaskFile, text: str, *, model: str) -> Request:

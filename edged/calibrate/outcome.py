@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from edged.calibrate import levels
+from edged.calibrate.dataset import FEWEST_LABELS
 from edged.calibrate.levels import Answered, Choice, Scored, Tried
 from edged.calibration import metrics
 from edged.calibration.artefact import Artefact, LabelSource, settled
@@ -24,6 +25,7 @@ WALKS = 3
 START_FACTOR = 1.3
 """The certificate's strictest walk starts where it expects to serve so many times the fewest items."""
 
+FEWEST_ITEMS = FEWEST_LABELS
 _MOST_LABELS = 1_000_000
 _LEAST_SEEN = 15
 """A share of the fitting half with fewer items says nothing of its error."""

@@ -17,8 +17,12 @@ from edged.calibrate.levels import Answered, Scored
 from edged.calibration.heads import HeadKey
 from edged.calibration.shelf import task_name
 from edged.errors import EdgedError
+from edged.routing.features import VERSION
 
 FORMAT = 1
+FORM = f"with the hidden state; answer features {VERSION}"
+"""What is asked of the model beside what the key says."""
+
 _SYNC_EVERY = 32
 _ID_CHARACTERS = 32
 

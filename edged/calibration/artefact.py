@@ -30,8 +30,8 @@ WRONG, RIGHT = 0, 1
 ANSWER_CLASSES = ("wrong", "right")
 """The classes of a head that judges generated answers."""
 
-STATE_TYPE = "<f4"
-"""How a hidden state comes from the engine: little-endian float32."""
+STATE_TYPE = "<f2"
+"""How a hidden state comes from the engine: little-endian float16."""
 
 
 class Level(StrEnum):
@@ -130,7 +130,7 @@ def prior_of(items: Sequence[Sequence[Sequence[float]]]) -> tuple[float, ...]:
 def option_features(logprobs: Sequence[Sequence[float]], state: bytes | None = None) -> Vector:
     """What a closed set's head sees: each option's sum, each one's mean per token, then the hidden state if given.
 
-    Raises: HeadUnusable where the state is not a row of float32.
+    Raises: HeadUnusable where the state is not a row of float16.
     """
     means = [math.fsum(tokens) / len(tokens) for tokens in logprobs]
     parts = [_sums(logprobs), np.array(means, dtype=np.float64)]
@@ -138,7 +138,7 @@ def option_features(logprobs: Sequence[Sequence[float]], state: bytes | None = N
         try:
             parts.append(np.frombuffer(state, dtype=STATE_TYPE).astype(np.float64))
         except ValueError as exc:
-            raise HeadUnusable(f"a hidden state of {len(state)} bytes is no row of float32") from exc
+            raise HeadUnusable(f"a hidden state of {len(state)} bytes is no row of float16") from exc
     return np.concatenate(parts)
 
 
@@ -162,7 +162,7 @@ class _Stored(msgspec.Struct, kw_only=True):
     level: Level
     source: LabelSource
     prior: tuple[float, ...] | None
-    head: msgspec.Raw | None
+    head: msgspec.Raw
     knots_x: str | None
     knots_y: str | None
     threshold: float | None
@@ -186,7 +186,7 @@ def dump(artefact: Artefact) -> bytes:
         level=artefact.level,
         source=artefact.source,
         prior=artefact.prior,
-        head=None if artefact.head is None else msgspec.Raw(heads.dump(artefact.head, artefact.key)),
+        head=_NOTHING if artefact.head is None else msgspec.Raw(heads.dump(artefact.head, artefact.key)),
         knots_x=_text(artefact.knots_x),
         knots_y=_text(artefact.knots_y),
         **{name: getattr(artefact, name) for name in _PLAIN},
@@ -199,6 +199,7 @@ def dump(artefact: Artefact) -> bytes:
     return data
 
 
+_NOTHING = msgspec.Raw(b"null")
 _PLAIN = ("threshold", "certificate", "labels", "accuracy", "auroc", "ece", "made_at", "note")
 
 
@@ -230,7 +231,7 @@ def read(data: bytes) -> Artefact:
 
 
 def _checked(stored: _Stored) -> Artefact:
-    head = None if stored.head is None else heads.parse(bytes(stored.head), stored.key)
+    head = None if bytes(stored.head) == bytes(_NOTHING) else heads.parse(bytes(stored.head), stored.key)
     artefact = Artefact(
         key=stored.key,
         level=stored.level,
