@@ -9,6 +9,7 @@ from typing import Any
 
 from edged import config
 from edged.cli.effects import Severity, effects
+from edged.cli.task_effects import task_effects
 from edged.config_lines import find_problems, key_text
 from edged.errors import ConfigError
 from edged.toml_index import Location, TomlIndex
@@ -46,13 +47,18 @@ def run(args: argparse.Namespace) -> int:
     """Print what is found; 0 where the daemon would run as written."""
     path = Path(args.config) if args.config else config.default_path()
     findings = check(path)
+    names = _task_names(path)
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     if args.json:
         problems = [asdict(finding) for finding in findings]
-        print(json.dumps({"path": str(path), "ok": errors == 0, "errors": errors, "problems": problems}))
+        print(
+            json.dumps({"path": str(path), "ok": errors == 0, "errors": errors, "problems": problems, "tasks": names})
+        )
         return min(errors, 1)
     for finding in findings:
         print(_printable(finding.as_text(path)))
+    if names:
+        print(f"tasks: {_printable(', '.join(names))}")
     print(f"{path}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     return min(errors, 1)
 
@@ -65,10 +71,10 @@ def check(path: Path) -> list[Finding]:
         return [Finding(0, "", Severity.ERROR, f"cannot be read: {exc.strerror}")]
     except UnicodeDecodeError as exc:
         return [Finding(exc.object.count(b"\n", 0, exc.start) + 1, "", Severity.ERROR, "is not UTF-8 text")]
-    return sorted(_findings(text))
+    return sorted(_findings(text, path))
 
 
-def _findings(text: str) -> Iterator[Finding]:
+def _findings(text: str, path: Path) -> Iterator[Finding]:
     problems = find_problems(text)
     for problem in problems:
         yield Finding(problem.line, problem.key, Severity.ERROR, problem.message)
@@ -82,6 +88,18 @@ def _findings(text: str) -> Iterator[Finding]:
     index = TomlIndex(text)
     for effect in effects(loaded):
         yield Finding(_line(index, effect.at), key_text(effect.at), effect.severity, effect.message)
+    for effect in task_effects(loaded, config.tasks_directory(loaded, path)):
+        yield Finding(_line(index, effect.at), key_text(effect.at), effect.severity, effect.message)
+
+
+def _task_names(path: Path) -> list[str]:
+    """The tasks there are, for people to see that theirs are among them."""
+    try:
+        loaded = config.load(path)
+    except ConfigError:
+        return []
+    tasks, _ = config.read_tasks(config.tasks_directory(loaded, path), loaded)
+    return [task.name for task in tasks]
 
 
 def _line(index: TomlIndex, at: Location) -> int:

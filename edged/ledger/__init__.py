@@ -3,6 +3,7 @@
 from edged.ledger.audits import Agreed, Audits, audits
 from edged.ledger.money import kept_money
 from edged.ledger.queries import NoLedger, after, find, last_seq, tail
+from edged.ledger.shares import Share, shares
 from edged.ledger.story import story
 from edged.ledger.summary import By, Percentiles, Split, Tokens, split
 from edged.ledger.writer import Ledger, LedgerStats, Tuning
@@ -15,6 +16,7 @@ __all__ = [
     "LedgerStats",
     "NoLedger",
     "Percentiles",
+    "Share",
     "Split",
     "Tokens",
     "Tuning",
@@ -23,6 +25,7 @@ __all__ = [
     "find",
     "kept_money",
     "last_seq",
+    "shares",
     "split",
     "story",
     "tail",

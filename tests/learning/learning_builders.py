@@ -3,7 +3,10 @@
 import random
 import struct
 
+from edged.calibration.artefact import Artefact, LabelSource, Level
+from edged.calibration.certificate import Certificate
 from edged.calibration.heads import HeadKey
+from edged.config import TaskFile
 from edged.learning.observations import Observation, halved, packed
 
 KEY = HeadKey(model_sha256="m" * 64, template_sha256="t" * 64, sampler="score/f16", task="intent@0123456789abcdef")
@@ -27,7 +30,33 @@ def an_observation(**fields) -> Observation:
     )
 
 
-def a_stream(count: int, *, seed: int = 0, noise: float = 0.6, dimensions: int = 8):
+def a_task(*, max_error: float = 0.1, max_labels: int = 5_000, **fields) -> TaskFile:
+    document = {
+        "name": "intent",
+        "option": [{"name": name} for name in OPTIONS],
+        "target": {"max_error": max_error},
+        "learn": {"enabled": True, "max_labels": max_labels},
+    }
+    return TaskFile.model_validate(document | fields)
+
+
+def an_artefact(*, source: str = "cloud", threshold: float | None = 0.5, **fields) -> Artefact:
+    """Certified by 200 answers without an error."""
+    certificate = Certificate(
+        threshold=threshold or 0.5, alpha=0.1, delta=0.1, served=200, wrong=0, bound=0.02, coverage=0.8
+    )
+    defaults = {"key": KEY, "level": Level.ZERO_SHOT, "labels": 400, "accuracy": 0.9, "made_at": "2026-11-01T00:00:00Z"}
+    return Artefact(
+        source=LabelSource(source),
+        threshold=threshold,
+        certificate=certificate if threshold is not None else None,
+        auroc=None,
+        ece=None,
+        **defaults | fields,
+    )
+
+
+def a_stream(count: int, *, seed: int = 0, noise: float = 0.6, dimensions: int = 8, unbiased: float = 0.05):
     """Observations whose hidden state says the label, but for the noise; the model's own choice is often right."""
     rng = random.Random(seed)
     centres = [[rng.gauss(0, 1) for _ in range(dimensions)] for _ in OPTIONS]
@@ -43,5 +72,5 @@ def a_stream(count: int, *, seed: int = 0, noise: float = 0.6, dimensions: int =
             choice=choice,
             confidence=0.5,
             label=label,
-            is_audited=rng.random() < 0.05,
+            is_audited=rng.random() < unbiased,
         )
