@@ -3,13 +3,15 @@
 llama.cpp's threads spin while they wait for each other. On a core that a neighbour also uses they collapse: on two
 cores with one busy neighbour, two threads decode at a third of one thread's speed. So threads follow the cores that
 are free now: affinity, cgroup quota, physical and fast cores, less what other processes use, shared by the models at
-work. Fewer threads at once, more only after the cores were free for a while.
+work. A neighbour counts from its second quarter of a second on, a free core after three.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -22,7 +24,9 @@ FREE_ENOUGH = 0.6
 """A core counts as free while at least this much of it is. A busy process that fights two spinning threads for two
 cores gets half a core or more; the daemon and its clients at work take less than 0.4 of one."""
 
-SAMPLES_TO_GROW = 3
+RECENT_SAMPLES = 3
+"""Two of them make a neighbour, all of them an empty core: a burst of a tenth of a second costs less than a thread that
+is away until the cores were seen free again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class CoreBudget:
         self._last: CpuSample | None = None
         self._free = float(cores)
         self._granted = cores
-        self._growing = 0
+        self._recent = deque([cores] * RECENT_SAMPLES, maxlen=RECENT_SAMPLES)
 
     def __repr__(self) -> str:
         return f"CoreBudget(cores={self.cores}, free={self._free:.2f}, granted={self._granted})"
@@ -60,12 +64,8 @@ class CoreBudget:
         others = (sample.busy_s - last.busy_s) - (sample.workers_s - last.workers_s)
         self._free = self.cores - max(0.0, others) / (sample.at_s - last.at_s)
         fitting = max(1, min(self.cores, int(self._free + 1 - FREE_ENOUGH)))
-        if fitting <= self._granted:
-            self._granted, self._growing = fitting, 0
-            return
-        self._growing += 1
-        if self._growing >= SAMPLES_TO_GROW:
-            self._granted, self._growing = fitting, 0
+        self._recent.append(fitting)
+        self._granted = max(min(self._recent), min(self._granted, int(median(self._recent))))
 
     def share(self, active: Iterable[str], limits: Mapping[str, int | None]) -> dict[str, int]:
         """Threads per model at work. ``limits`` holds a pinned number, or None for a share of what is free."""

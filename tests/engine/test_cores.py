@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.cores import SAMPLES_TO_GROW, CoreBudget, CpuSample, sample, usable_cores
+from edged.engine.cores import RECENT_SAMPLES, CoreBudget, CpuSample, sample, usable_cores
 
 QUARTER_S = 0.25
 
@@ -22,26 +22,31 @@ def run(budget: CoreBudget, others: list[float]) -> list[int]:
     return grants
 
 
-def test_a_busy_neighbour_takes_its_core_at_once() -> None:
-    """Fewer threads from the first sample on: spinning beside a neighbour collapses."""
-    assert run(CoreBudget(2), [0.0, 1.0, 1.0]) == [2, 1, 1]
+def test_a_busy_neighbour_takes_its_core_within_half_a_second() -> None:
+    """Fewer threads from the second sample on: spinning beside a neighbour collapses."""
+    assert run(CoreBudget(2), [0.0, 1.0, 1.0]) == [2, 2, 1]
+
+
+def test_a_burst_costs_no_core() -> None:
+    """A command that ran for a tenth of a second is gone before fewer threads could help."""
+    assert run(CoreBudget(2), [0.0, 0.9, 0.0, 0.0, 0.0, 0.7, 0.0]) == [2] * 7
 
 
 def test_a_neighbour_that_fights_two_spinning_threads_is_seen() -> None:
     """A neighbour squeezed to half a core by our own spinning still counts."""
-    assert run(CoreBudget(2), [0.5]) == [1]
+    assert run(CoreBudget(2), [0.5, 0.5]) == [2, 1]
 
 
 def test_a_core_comes_back_within_a_second() -> None:
     """More threads only after the core was free for a while, yet within a second."""
-    grants = run(CoreBudget(2), [1.0, 0.0, 0.0, 0.0, 0.0])
-    assert grants == [1, 1, 1, 2, 2]
-    assert SAMPLES_TO_GROW * QUARTER_S < 1
+    grants = run(CoreBudget(2), [1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+    assert grants == [2, 1, 1, 1, 2, 2]
+    assert RECENT_SAMPLES * QUARTER_S < 1
 
 
 def test_a_flickering_neighbour_does_not_make_it_oscillate() -> None:
     """On and off in turn stays at fewer threads."""
-    assert run(CoreBudget(2), [1.0, 0.0] * 10)[1:] == [1] * 19
+    assert run(CoreBudget(2), [1.0, 0.0] * 10)[2:] == [1] * 18
 
 
 def test_our_own_workers_are_no_neighbours() -> None:
