@@ -3,20 +3,25 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from edged.config import Config, RouteConfig
-from edged.core import Chunk, Decision, EngineState, Locality, Outcome, Reason, Record, Request, Status, Target
-from edged.core.texts import TextsRequest, Vectors
+from edged.core import Decision, EngineState, Locality, Outcome, Reason, Record, Request, Status, Target
+from edged.core.questions import Judges, QuestionsRequest
+from edged.core.texts import TextsRequest
+from edged.dispatch.answer import Answer, Decisions, Embeddings, Head
 from edged.dispatch.audit import Auditor
+from edged.dispatch.closed_chat import closed_chat
 from edged.dispatch.cloud import Cloud, CloudFailure
 from edged.dispatch.conversations import Authors
-from edged.dispatch.embedding import check_purpose, embed_local
+from edged.dispatch.decisions import Questionnaire
+from edged.dispatch.embedding import DECIDE, check_purpose, embed_local
 from edged.dispatch.forecasts import Forecasts
 from edged.dispatch.hedge import Hedging
-from edged.dispatch.local import Commit, Deferral, check_finished, observation, resume_local
+from edged.dispatch.judging import GENERATED, Case, PlainJudges, ScoredCase, teach
+from edged.dispatch.local import Commit, Deferral, Source, resume_local
 from edged.dispatch.money import Money
 from edged.dispatch.trace import AttemptTrace, Trace
 from edged.dispatch.upstreams import Upstreams
@@ -31,92 +36,6 @@ RecordSink = Callable[[Record], None]
 _BUSY_RETRY_S = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """What is known when the answer begins: the ``x-edged-*`` headers."""
-
-    request_id: str
-    served_by: Target
-    model: str
-    reason: Reason
-    confidence: float | None
-    offline: bool = False
-
-
-class Answer:
-    """A committed answer: one author from the first byte to the last. ``settle`` prices what is over."""
-
-    def __init__(self, trace: Trace, commit: Commit, allowed: Terms, *, settle: Callable[[Trace], None]) -> None:
-        self._trace = trace
-        self._commit = commit
-        self._allowed = allowed
-        self._settle = settle
-        attempt = commit.attempt
-        if attempt.finished:
-            self._look_back()
-        self.head = Head(
-            request_id=trace.request.id,
-            served_by=attempt.target,
-            model=attempt.public_name,
-            reason=trace.reason,
-            confidence=trace.confidence,
-            offline=trace.offline,
-        )
-
-    async def chunks(self) -> AsyncGenerator[Chunk, None]:
-        """The whole answer, what was held first. Raises: EdgedError where the author fails on the way."""
-        attempt = self._commit.attempt
-        for chunk in self._commit.held:
-            self._trace.sent()
-            yield chunk
-        try:
-            async for chunk in self._commit.rest:
-                attempt.see(chunk)
-                self._trace.sent()
-                yield chunk
-            if attempt.target is Target.LOCAL:
-                check_finished(attempt)
-        except EdgedError as exc:
-            attempt.end(Outcome.FAILED, exc.code)
-            raise
-        attempt.end(Outcome.SERVED)
-        self._look_back()
-
-    def record(self) -> Record:
-        """The record as it stands; final once ``chunks`` is exhausted."""
-        self._settle(self._trace)
-        return self._trace.record(Status.OK)
-
-    def _look_back(self) -> None:
-        """Score an answer that was not held, and say where a label kept an answer that would have left."""
-        attempt, allowed = self._commit.attempt, self._allowed
-        if attempt.target is not Target.LOCAL:
-            return
-        seen = observation(attempt, self._trace.request)
-        if attempt.confidence is None:
-            attempt.confidence = seen.confidence
-        kept_by_label = self._trace.reason is Reason.PINNED_LOCAL and allowed.has_cloud
-        if kept_by_label and policy.wanted_to_leave(seen, allowed):
-            self._trace.decide(
-                Decision(
-                    target=Target.LOCAL,
-                    reason=Reason.PRIVATE,
-                    stage="look_back",
-                    confidence=seen.confidence,
-                    threshold=allowed.confidence,
-                )
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """What texts came to, and the record as it stands."""
-
-    head: Head
-    vectors: Vectors
-    record: Record
-
-
 class Dispatcher:
     """Owns what is in flight. Every accepted request leaves exactly one record in every sink."""
 
@@ -128,8 +47,10 @@ class Dispatcher:
         cloud: Cloud,
         sinks: Sequence[RecordSink] = (),
         auditor: Auditor | None = None,
+        judges: Judges | None = None,
     ) -> None:
         self._config = config
+        self._judges = judges or PlainJudges()
         self._engines = engines
         self._cloud = cloud
         self._hedging = Hedging(config, cloud)
@@ -164,12 +85,37 @@ class Dispatcher:
         async with self._accounted(request) as trace:
             route, allowed = self._resolved(trace)
             check_purpose(self._config, trace, self._engines.get(route.local), wanted="chat")
-            commit = await self._author(trace, route, allowed)
+            case = closed_chat(trace.request, self._judges, allowed, model=route.local) if route.local else None
+            commit = await self._author(trace, route, allowed, case or GENERATED)
             trace.author = commit.attempt
             async with aclosing(commit.rest):
                 yield Answer(trace, commit, allowed, settle=self._cloud.money.settle)
-        if self._auditor is not None and not self.draining:
-            self._auditor.offer(trace, route, allowed)
+        if case is not None:
+            case.settle(commit)
+        self._learn(trace, case, route, allowed)
+
+    @asynccontextmanager
+    async def decide(self, request: QuestionsRequest) -> AsyncIterator[Decisions]:
+        """An answer to each question: by the box where it is sure, and of the cloud in one call where it is not.
+
+        Leaving the block, however, leaves one record. Raises: EdgedError when nobody answers.
+        """
+        async with self._accounted(request) as trace:
+            case = Questionnaire(request, self._judges)
+            trace.request, trace.accepts = case.whole, case.accepts
+            route, allowed = self._resolved(trace)
+            check_purpose(self._config, trace, self._engines.get(route.local), wanted="chat", endpoint=DECIDE)
+            if route.local:
+                case.begin(trace.request, allowed, model=route.local)
+            commit = await self._author(trace, route, allowed, case)
+            trace.author = commit.attempt
+            case.settle(trace, commit)
+            answer = Answer(trace, commit, allowed, settle=self._cloud.money.settle)
+            async for _ in answer.chunks():
+                pass
+            record = answer.record()
+            yield Decisions(replace(answer.head, reason=record.reason), case.decided(trace), record)
+        self._learn(trace, case, route, allowed)
 
     @asynccontextmanager
     async def embed(self, request: TextsRequest) -> AsyncIterator[Embeddings]:
@@ -195,6 +141,14 @@ class Dispatcher:
                 confidence=None,
             )
             yield Embeddings(head, vectors, trace.record(Status.OK))
+
+    def _learn(self, trace: Trace, case: ScoredCase | None, route: RouteConfig, allowed: Terms) -> None:
+        """Behind the record: what the request teaches, and whether the cloud is asked for a second opinion."""
+        auditor = None if self.draining else self._auditor
+        if case is not None:
+            teach(self._judges, auditor, trace, case, route=route, allowed=allowed)
+        if auditor is not None:
+            auditor.offer(trace, route, allowed)
 
     def _resolved(self, trace: Trace) -> tuple[RouteConfig, Terms]:
         """The route of a request and what it allows, both noted. Raises: ModelNotFound, InvalidRequest."""
@@ -239,7 +193,7 @@ class Dispatcher:
             if not self.in_flight:
                 self.idle.set()
 
-    async def _author(self, trace: Trace, route: RouteConfig, allowed: Terms) -> Commit:
+    async def _author(self, trace: Trace, route: RouteConfig, allowed: Terms, case: Case) -> Commit:
         """Local first where it may; the cloud where local defers; local after all where the cloud fails."""
         engine = self._engines.get(route.local)
         snapshot = engine.snapshot() if engine else None
@@ -258,7 +212,7 @@ class Dispatcher:
             raise _nobody(decision.reason, engine)
         if decision.target is Target.LOCAL:
             assert engine is not None
-            outcome, failure = await self._hedging.attempt(engine, trace, route, allowed)
+            outcome, failure = await self._hedging.attempt(engine, trace, route, allowed, case.source)
             if isinstance(outcome, Commit):
                 return outcome
             deferral = outcome
@@ -267,15 +221,18 @@ class Dispatcher:
                 trace.decide(Decision(target=target, reason=deferral.reason, stage="local"))
             if not allowed.may_escalate:
                 raise deferral.error or _nobody(deferral.reason, engine)
+            if failure is None:
+                case.deferred(trace)
         failure_or_commit = failure or await self._cloud.attempt(trace, route, allowed)
         if isinstance(failure_or_commit, Commit):
             return failure_or_commit
-        return await self._after_all(trace, engine, deferral, failure_or_commit.reason, failure_or_commit.error)
+        return await self._after_all(trace, engine, deferral, failure_or_commit, case.source)
 
     async def _after_all(
-        self, trace: Trace, engine: Engine | None, deferral: Deferral, reason: Reason, error: EdgedError
+        self, trace: Trace, engine: Engine | None, deferral: Deferral, failure: CloudFailure, source: Source
     ) -> Commit:
-        """Nobody in the cloud answered: the local answer is finished and served, marked with ``reason``."""
+        """Nobody in the cloud answered: the local answer is finished and served, marked with the failure's reason."""
+        reason, error = failure.reason, failure.error
         if deferral.reason is Reason.PINNED_CLOUD or engine is None or trace.request.images:
             raise error
         if deferral.reason is Reason.QUEUE_FULL:
@@ -285,7 +242,7 @@ class Dispatcher:
             client_fault = isinstance(deferral.error, InvalidRequest) and not isinstance(error, InvalidRequest)
             raise (deferral.error if client_fault and deferral.error else error) from deferral.error
         trace.decide(Decision(target=Target.LOCAL, reason=reason, stage="after_all"))
-        return await resume_local(engine, trace, deferral.draft)
+        return await resume_local(engine, trace, deferral.draft, source)
 
     def _refuse_while_draining(self, trace: Trace) -> None:
         if self.draining:

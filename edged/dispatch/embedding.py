@@ -10,19 +10,21 @@ from edged.errors import ContextOverflow, EdgedError, EngineError, NotReady, Uns
 
 _CAN = {"chat": "answers chat and completions", "embed": "makes embeddings", "rerank": "ranks documents"}
 _ENDPOINT = {"chat": "/v1/chat/completions", "embed": "/v1/embeddings", "rerank": "/v1/rerank"}
+DECIDE = "/v1/systemone"
 _SHOWN = 10
 
 
-def check_purpose(config: Config, trace: Trace, engine: Engine | None, *, wanted: str) -> None:
+def check_purpose(
+    config: Config, trace: Trace, engine: Engine | None, *, wanted: str, endpoint: str | None = None
+) -> None:
     """Refuse a model that is not for this, naming what it is for. Raises: Unsupported."""
     name = trace.request.model
     purpose = engine.config.purpose if engine else "chat"
     if purpose == wanted:
         return
     where = "" if engine else " in the cloud"
-    text = (
-        f"the model {name!r}{where} {_CAN[purpose]} ({_ENDPOINT[purpose]}); it cannot be used with {_ENDPOINT[wanted]}"
-    )
+    asked = endpoint or _ENDPOINT[wanted]
+    text = f"the model {name!r}{where} {_CAN[purpose]} ({_ENDPOINT[purpose]}); it cannot be used with {asked}"
     able = [model.name for model in config.models if model.purpose == wanted]
     if wanted != "chat":
         text += f'; with purpose = "{wanted}" there is ' + (", ".join(able[:_SHOWN]) or "no model here")

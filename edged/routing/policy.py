@@ -306,9 +306,14 @@ def review(seen: Observation, allowed: Terms) -> Review:
         return Review(Verdict.DEFER, Reason.INVALID_OUTPUT, seen.confidence)
     confidence = seen.confidence_of(_judged_tokens(seen, allowed))
     threshold = allowed.confidence if seen.standard is None else seen.standard
-    if threshold > 0 and (confidence is None or confidence < threshold):  # 6
+    if not is_trusted(confidence, threshold):  # 6
         return Review(Verdict.DEFER, Reason.LOW_CONFIDENCE, confidence, threshold=threshold)
     return Review(Verdict.KEEP, confidence=confidence, threshold=threshold)  # 7
+
+
+def is_trusted(confidence: float | None, threshold: float) -> bool:
+    """Whether an answer may be served for what it says; a threshold of 0 asks for nothing."""
+    return threshold <= 0 or (confidence is not None and confidence >= threshold)
 
 
 def _judged_tokens(seen: Observation, allowed: Terms) -> int | None:

@@ -24,6 +24,7 @@ from edged.server.embeddings import EmbeddingsApi
 from edged.server.keys import INTERNAL, REQUEST_ID, TENANT
 from edged.server.openai import OpenAiApi
 from edged.server.patience import Patience
+from edged.server.systemone import SystemOneApi
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def create_app(config: Config, parts: Parts, *, patience: Patience | None = None
     app[WATCHER] = watcher
     app.add_routes(OpenAiApi(config, parts.dispatcher, parts.engines, watcher, patience=patience).routes())
     app.add_routes(EmbeddingsApi(parts.dispatcher, watcher, patience=patience).routes())
+    app.add_routes(SystemOneApi(parts.dispatcher, watcher, patience=patience).routes())
     app.add_routes(AdminApi(config, parts.dispatcher, parts.engines, parts.metrics).routes())
     return app
 

@@ -10,7 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from edged.core.texts import Vectors
-from edged.dispatch.dispatcher import Dispatcher, Embeddings
+from edged.dispatch.answer import Embeddings
+from edged.dispatch.dispatcher import Dispatcher
 from edged.server import wire
 from edged.server.body import off_loop, read_body
 from edged.server.disconnect import DisconnectWatcher

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from edged.config import Config
 from edged.core import Chunk, Record, Target
-from edged.dispatch.dispatcher import Answer, Dispatcher, Head
+from edged.dispatch.answer import Answer, Head
+from edged.dispatch.dispatcher import Dispatcher
 from edged.engine.host import Engine
 from edged.errors import EdgedError, ModelNotFound
 from edged.server import openai_answers as answers

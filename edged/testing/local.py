@@ -19,8 +19,12 @@ from typing import Any
 
 from edged.config import ModelConfig
 from edged.core import Chunk, EngineSnapshot, EngineState, FinishReason, Request, Timings, Token, ToolCallDelta, Usage
+from edged.core.questions import OptionScores, OptionsItem
 from edged.engine.host import Engine, Kept, Prompt
 from edged.errors import EdgedError, OutOfMemory, WorkerLost
+
+_STATE = bytes(16)
+"""A hidden state of four numbers, all zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,9 @@ class Script:
     ``first_token_delay_s``, ``token_delay_s``. Faults: ``refusal`` instead of a prepared prompt; after ``fail_after``
     tokens ``error``, after ``hang_after`` silence, after ``vanish_after`` an end without a finish. ``fresh_only``: a
     resumed answer meets none of them.
+
+    Where options are scored: ``odds`` are the log-probabilities of each item's options (the last item's go on), unset
+    the first option is nearly certain; an item counts as a token of the faults.
     """
 
     text: str | Sequence[str] = "a quiet local answer"
@@ -48,6 +55,13 @@ class Script:
     vanish_after: int | None = None
     error: EdgedError = field(default_factory=lambda: WorkerLost("the local model stopped while answering"))
     fresh_only: bool = True
+    odds: Sequence[Sequence[float]] = ()
+
+    def logprobs(self, place: int, options: int) -> tuple[tuple[float, ...], ...]:
+        """Of each option of an item; each option is one token."""
+        if not self.odds:
+            return tuple((-0.01,) if option == 0 else (-8.0,) for option in range(options))
+        return tuple((value,) for value in self.odds[min(place, len(self.odds) - 1)])
 
     def tokens(self, choice: int) -> tuple[Token, ...]:
         text = self.text if isinstance(self.text, str) else self.text[choice]
@@ -177,6 +191,27 @@ class ScriptedEngine(Engine):
                     return
         finally:
             self.release(request.id)
+
+    async def score(self, request: Request, items: Sequence[OptionsItem], *, wants_state: bool = False) -> OptionScores:
+        script = self._scripts.get(request.id) or self._choose(request.id)
+        self._scripts[request.id] = script
+        faulty = not (script.fresh_only and request.id.endswith(".resumed"))
+        logprobs = []
+        try:
+            await asyncio.sleep(script.first_token_delay_s)
+            for place, item in enumerate(items):
+                if faulty:
+                    await _meet_fault(script, place)
+                await asyncio.sleep(script.token_delay_s)
+                await _hops()
+                self.steps.append(Step(request.id, 0, place))
+                logprobs.append(script.logprobs(place, len(item.options)))
+        finally:
+            self.release(request.id)
+        tokens = script.prompt_tokens + sum(len(item.options) for item in items)
+        timings = Timings(decode_s=0.001)
+        states = tuple(_STATE for _ in items) if wants_state else None
+        return OptionScores(logprobs=tuple(logprobs), usage=Usage(prompt_tokens=tokens), timings=timings, states=states)
 
     def release(self, request_id: str) -> None:
         self._scripts.pop(request_id, None)

@@ -9,8 +9,9 @@ import pytest
 from builders import a_config, a_request, a_route
 
 from edged.core import BudgetSnapshot, Chunk, DayMark, KeptMoney, Record, Scope, Target
+from edged.dispatch.answer import Head
 from edged.dispatch.cloud import Cloud
-from edged.dispatch.dispatcher import Dispatcher, Head
+from edged.dispatch.dispatcher import Dispatcher
 from edged.dispatch.money import Clocks, Money
 from edged.errors import EdgedError
 from edged.routing.budget import Account
