@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edged import config
-from edged.calibrate.dataset import read
+from edged.calibrate.cloud import DaemonCloud, daemon_cloud
+from edged.calibrate.dataset import Dataset, read
 from edged.calibrate.outcome import Outcome, Target, percent
 from edged.calibrate.report import Provenance, report
 from edged.calibrate.results import FORM, Results
@@ -110,6 +111,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         target=_target(args, task),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         locate=lambda: locate(model),
+        cloud=_cloud(args, loaded, dataset),
     )
     state = config.state_directory()
     results = Results(state / "calibrate", plan.key, form=FORM, fresh=args.fresh)
@@ -131,6 +133,16 @@ def _calibrate(args: argparse.Namespace) -> int:
     else:
         _show(outcome, task, number, where)
     return 0
+
+
+def _cloud(args: argparse.Namespace, loaded: Config, dataset: Dataset) -> DaemonCloud | None:
+    """Who gives the labels, where the data does not: the cloud, through a daemon that must be there."""
+    if dataset.labelled and not args.from_cloud:
+        return None
+    cloud = daemon_cloud(loaded)
+    cloud.check()
+    _say(f"asking the cloud for up to {len(dataset.items)} labels, within the route's budget: right means it agrees")
+    return cloud
 
 
 # -- what is calibrated --------------------------------------------------------------------------------------------
