@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 400, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 20, 10, 42
 _TICKS = 5
 _DOT = 3.5
 

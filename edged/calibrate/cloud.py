@@ -59,7 +59,8 @@ class DaemonCloud:
 
     async def _answered(self, body: dict[str, Any]) -> str | None:
         """What the cloud said; waits where it is busy. Raises: LabelsEnded where it says no more."""
-        status, answer, wait_s = 0, {}, _PAUSE_S
+        status, wait_s = 0, _PAUSE_S
+        answer: dict[str, Any] = {}
         for left in reversed(range(_TRIES)):
             try:
                 status, answer, wait_s = await asyncio.to_thread(self._exchange, "POST", "/v1/chat/completions", body)

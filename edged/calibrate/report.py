@@ -43,6 +43,7 @@ def report(outcome: Outcome, provenance: Provenance) -> str:
         f'<div class="charts">{"".join(chart.html() for chart in charts)}</div>'
         f"{_confusion(outcome, provenance.options)}{_levels(outcome)}{_provenance(outcome, provenance)}"
     )
+    body = body.replace(" %", "\u00a0%")
     title = escape(f"{provenance.task}: calibration")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -148,7 +149,7 @@ def _served_at(ordered: Sequence[bool], alpha: float) -> float:
 
 
 def _floor(accuracy: float) -> float:
-    return max(0.0, math.floor(accuracy * 10 - 0.5) / 10)
+    return max(0.0, math.floor(accuracy * 10 - 0.2) / 10)
 
 
 def _mean(values: Sequence[float]) -> float:
