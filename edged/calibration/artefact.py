@@ -180,6 +180,7 @@ def dump(artefact: Artefact) -> bytes:
 
     Raises: ValueError where it would not be read again: a number is not finite, a part is missing or too large.
     """
+    _check_numbers(artefact)  # JSON has none that are not finite
     stored = _Stored(
         format=FORMAT,
         key=artefact.key,
