@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,9 @@ def monotone_map(scores: Vector, right: NDArray[np.bool_]) -> tuple[Vector, Vect
 def _platt(scores: Vector, right: NDArray[np.bool_]) -> tuple[Vector, Vector]:
     """Logistic regression on the score's own log-odds (Platt, 1999), tabulated where the scores are."""
     odds = _log_odds(scores)
-    model = _sklearn("linear_model").LogisticRegression(C=1.0).fit(odds.reshape(-1, 1), right)
+    model = _sklearn("linear_model").LogisticRegression(C=1.0)
+    with _one_thread():
+        model.fit(odds.reshape(-1, 1), right)
     corners = np.linspace(odds.min(), odds.max(), _PLATT_KNOTS)
     values = model.predict_proba(corners.reshape(-1, 1))[:, 1]
     return 1 / (1 + np.exp(-corners)), np.maximum.accumulate(values)
@@ -114,9 +117,10 @@ def _logistic(features: Matrix, labels: Labels, classes: int, strength: float) -
     present = np.unique(labels)
     if len(present) < _BINARY:
         raise ValueError("a head needs labels of at least two classes")
-    with warnings.catch_warnings():
+    model = _sklearn("linear_model").LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS)
+    with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convergence: the head is judged by cross-validation anyway
-        model = _sklearn("linear_model").LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS).fit(features, labels)
+        model.fit(features, labels)
     weights, bias = np.zeros((classes, features.shape[1])), np.full(classes, -np.inf)
     if len(present) == _BINARY:  # sklearn keeps one row for two classes
         weights[present[1]], bias[present[0]], bias[present[1]] = model.coef_[0], 0.0, model.intercept_[0]
@@ -139,6 +143,12 @@ def _held_out(features: Matrix, labels: Labels, classes: int, strength: float) -
         weights, bias = _logistic(features[rest], labels[rest], classes, strength)
         probabilities[fold] = softmax(features[fold] @ weights.T + bias)
     return probabilities
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """On matrices of this size threads wait for each other longer than they compute, and others want the cores."""
+    limits: AbstractContextManager[Any] = importlib.import_module("threadpoolctl").threadpool_limits(1)
+    return limits
 
 
 def _sklearn(module: str) -> Any:
