@@ -4,25 +4,30 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
 
 from edged import catalogue
-from edged.config import Config, ModelConfig, named_secrets, resolve_secret
+from edged.calibration.heads import HeadKey
+from edged.catalogue.identity import model_sha256
+from edged.config import Config, ModelConfig, TaskFile, named_secrets, resolve_secret, state_directory
 from edged.core import EngineSnapshot, KeptMoney
 from edged.dispatch.audit import Auditor
 from edged.dispatch.cloud import Cloud
 from edged.dispatch.dispatcher import Dispatcher
+from edged.dispatch.head_keys import head_key
 from edged.dispatch.money import Money
+from edged.dispatch.tasks import TaskJudges, local_model
 from edged.dispatch.veil import Veil
 from edged.engine.cores import CoreBudget, usable_cores
 from edged.engine.host import Engine
 from edged.engine.residency import Residency
 from edged.engine.sharing import share_cores
 from edged.errors import CatalogueError, LedgerError
+from edged.learning.learning import Learning
 from edged.ledger import Ledger
 from edged.metrics import Metrics
 from edged.notify import Notifier
@@ -42,8 +47,10 @@ _KNOWN_S = 30.0
 class Daemon:
     """The running service. ``address`` is where it listens once started."""
 
-    def __init__(self, config: Config, *, notifier: Notifier | None = None) -> None:
+    def __init__(self, config: Config, *, tasks: Sequence[TaskFile] = (), notifier: Notifier | None = None) -> None:
         self._config = config
+        self.learning = _learning(config, tasks)
+        self.judges = TaskJudges(tasks, learning=self.learning, model_of=lambda task: local_model(task, config).name)
         self._notifier = notifier or Notifier()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -81,6 +88,8 @@ class Daemon:
         async with AsyncExitStack() as stack:
             self.ledger = await asyncio.to_thread(_open_ledger, config)
             stack.push_async_callback(asyncio.to_thread, self.ledger.close, _FLUSH_S)
+            self.learning.start()
+            stack.push_async_callback(asyncio.to_thread, self.learning.close, _FLUSH_S)
             self.client = UpstreamClient(config.upstreams)
             money = Money(config, journal=self.ledger, kept=await asyncio.to_thread(self._kept_money))
             veil = Veil(config)
@@ -89,7 +98,12 @@ class Daemon:
             sinks = (self.ledger.append, self.metrics.observe)
             self.auditor = Auditor(self.cloud, self.ledger.append_audit)
             self.dispatcher = Dispatcher(
-                config, engines=self.engines, cloud=self.cloud, sinks=sinks, auditor=self.auditor
+                config,
+                engines=self.engines,
+                cloud=self.cloud,
+                sinks=sinks,
+                auditor=self.auditor,
+                judges=self.judges,
             )
             self.metrics.watch(self._snapshots, self._gauges, self.cloud.upstreams.states)
             self.metrics.watch_budgets(money.snapshot)
@@ -179,12 +193,16 @@ class Daemon:
     def _gauges(self) -> dict[str, float]:
         stats = self.ledger.stats
         upstreams = self.cloud.upstreams
+        learning = self.learning.stats
         return {
             "edged_in_flight_requests": self.dispatcher.in_flight,
             "edged_memory_pressure": float(self.residency.pressed),
             "edged_upstream_calls": self.client.calls,
             "edged_audits_open": self.auditor.open,
             "edged_audits_skipped": self.auditor.skipped,
+            "edged_task_observations": learning.kept,
+            "edged_task_observations_dropped": learning.dropped,
+            "edged_task_fits_running": learning.fitting,
             "edged_upstream_retries": upstreams.retries.taken,
             "edged_upstream_retries_refused": upstreams.retries.refused,
             "edged_offline": float(upstreams.offline),
@@ -211,6 +229,15 @@ class Daemon:
 
 def _open_ledger(config: Config) -> Ledger:
     return Ledger.open(config.ledger_path, keep_days=config.ledger.keep_days, store_text=config.ledger.store_text)
+
+
+def _learning(config: Config, tasks: Sequence[TaskFile]) -> Learning:
+    def key_of(task: TaskFile) -> HeadKey:
+        model = local_model(task, config)
+        return head_key(task, model, model_sha256(model))
+
+    closed = [task for task in tasks if task.is_closed]
+    return Learning(closed, directory=state_directory() / "tasks", key_of=key_of)
 
 
 def _engine(model: ModelConfig, residency: Residency) -> Engine:

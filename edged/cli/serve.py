@@ -27,11 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
         level=arguments.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     try:
-        loaded = config.load(arguments.config or config.default_path())
+        path = arguments.config or config.default_path()
+        loaded = config.load(path)
+        tasks = config.load_tasks(config.tasks_directory(loaded, path), loaded)
         # Here, because a bad config is told without the server and the engine's libraries.
         from edged.daemon import Daemon
 
-        uvloop.run(Daemon(loaded).run())
+        uvloop.run(Daemon(loaded, tasks=tasks).run())
     except EdgedError as exc:
         print(exc.message, file=sys.stderr)
         return os.EX_CONFIG if isinstance(exc, ConfigError) else 1

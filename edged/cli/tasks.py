@@ -154,7 +154,7 @@ def _labels(directory: Path, key_id: str) -> Labels:
                 counts["unlabelled"] += 1
             else:
                 counts["cloud"] += 1
-                counts["unbiased"] += seen.is_audited
+                counts["unbiased"] += seen.is_unbiased
         size_bytes = (directory / "observations").stat().st_size if counts else 0
     except OSError as exc:
         raise LedgerError(f"{directory}: what was learnt cannot be read: {exc.strerror}") from exc

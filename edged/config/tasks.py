@@ -111,6 +111,8 @@ class TaskFile(Section):
                 raise ValueError(f'example[{number}].answer: "{example.answer[:100]}" is none of the options')
         if self.learn.enabled and not self.options:
             raise ValueError("learn.enabled: only a task with options learns by itself; use `edged calibrate`")
+        if self.learn.enabled and self.target.max_error is None:
+            raise ValueError("learn.enabled: needs target.max_error; a share promises nothing that audits could break")
         return self
 
     def lying_in(self, directory: Path) -> Self:

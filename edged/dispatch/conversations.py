@@ -22,14 +22,15 @@ class Authors:
     def __repr__(self) -> str:
         return f"Authors({len(self._known)})"
 
-    def served_as(self, trace: Trace, route: RouteConfig) -> RouteConfig:
+    def served_as(self, trace: Trace, route: RouteConfig, *, task: str | None = None) -> RouteConfig:
         """Find out the task and the conversation of a request; the route as it serves them.
 
-        A task that is a guess gives way to the one the conversation began with: another model would begin cold.
+        ``task``: the task file whose request it is. A task that is a guess gives way to the one the conversation began
+        with: another model would begin cold.
         """
         if isinstance(trace.request, TextsRequest):
             return route
-        kind = kinds.kind(trace.request)
+        kind = kinds.Kind(task, kinds.TaskSource.ASKED) if task else kinds.kind(trace.request)
         if route.keep_author:
             earlier, trace.conversation = affinity.digests(trace.request)
             trace.before = self._known.author(earlier, now_s=time.monotonic()) if earlier else None

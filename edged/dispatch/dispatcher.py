@@ -156,7 +156,8 @@ class Dispatcher:
         key = self._config.key_of(request.tenant)
         route = names.resolve(self._config, request.model, only=key.routes if key else ())
         trace.route = route.name
-        route = self._authors.served_as(trace, route)
+        question = self._judges.question_of(request)
+        route = self._authors.served_as(trace, route, task=question.name if question else None)
         label = key.locality if key else Locality.ANY
         allowed = policy.terms(route, request, key=label, trust_of=self._config.trust_of)
         trace.locality = allowed.label

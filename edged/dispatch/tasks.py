@@ -13,7 +13,7 @@ from edged.config.tasks import ambiguous
 from edged.core import Locality, OutputFormat, OutputKind, Request, Target
 from edged.core.questions import Question, QuestionKind, Seen, Standard, Verdict
 from edged.learning.learning import Learning
-from edged.learning.observations import Observation, halved, packed
+from edged.learning.observations import Observation, checked, packed
 from edged.learning.pupil import Standing
 from edged.learning.words import promise
 from edged.routing.audit import is_sampled
@@ -35,6 +35,11 @@ class TaskStandard(Standard):
     @property
     def artefact(self) -> Artefact | None:
         return self.standing.artefact
+
+    @property
+    def serves_nothing(self) -> bool:
+        """The cloud is asked of every request, whatever the box thinks of it."""
+        return self.artefact is None or self.artefact.threshold is None
 
 
 class TaskJudges:
@@ -159,11 +164,11 @@ class TaskJudges:
             key=key.id,
             sums=sums,
             counts=counts,
-            hidden=halved(seen.state),
+            hidden=checked(seen.state),
             choice=seen.choice,
             confidence=seen.confidence,
             label=seen.label,
-            is_audited=seen.is_audited,
+            is_unbiased=seen.is_audited or standard.serves_nothing,
             is_local=seen.served_by is Target.LOCAL,
             version=standard.standing.version,
         )

@@ -28,21 +28,28 @@ _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBR
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child is to fit: the observations in ``directory`` that were made under ``key``."""
+    """What the child is to fit: the observations in ``directory`` that were made under ``key``.
+
+    ``progress`` is a ``calibration.learning.Progress``; ``running`` the artefact in use, as its file.
+    """
 
     directory: str
     key: HeadKey
     options: tuple[str, ...]
-    max_error: float | None
-    cloud_share: float | None
+    max_error: float
     delta: float
-    attempt: int
+    progress: dict[str, int | None]
+    running: str | None
     made_at: str
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: an artefact's file, or why there is none. ``labels`` were looked at."""
+    """What came of it: an artefact's file, or why there is none. ``labels`` were looked at.
 
+    ``progress`` is to be stored before anything takes over.
+    """
+
+    progress: dict[str, int | None]
     artefact: str | None = None
     why: str = ""
     labels: int = 0

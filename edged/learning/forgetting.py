@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edged.calibration.artefact import LabelSource
 from edged.calibration.shelf import Shelf
-from edged.learning import journal, store
+from edged.learning import journal, memory, store
 from edged.learning.journal import Event
 
 _WHY = "forgotten on request"
@@ -31,6 +31,7 @@ def forget(tasks_directory: Path, task: str) -> int | None:
     for version in learnt:
         version.path.unlink(missing_ok=True)
     found = store.forget(directory)
+    memory.forget(directory)
     with contextlib.suppress(FileNotFoundError):
         (directory / journal.FILE_NAME).unlink()
         found = True

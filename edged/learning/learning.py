@@ -95,7 +95,9 @@ class Learning:
         return self._standings.get(task) or Standing(problem="it is no task of this box")
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin; without tasks there is nothing to do."""
+        if self._pupils:
+            self._thread.start()
 
     def take(self, task: str, observation: Observation) -> None:
         """Keep an observation; where too many wait the oldest is dropped and counted."""

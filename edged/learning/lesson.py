@@ -1,125 +1,136 @@
-"""What observations of one task come to: when a fit is due, what it may promise, when a promise is broken. No I/O."""
+"""What observations of one task come to: when a look is due, what it may promise, when a promise is broken. No I/O."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 
-import numpy as np
+import msgspec
 
-from edged.calibration import certificate, metrics
-from edged.calibration.artefact import Artefact, LabelSource, Level, option_features, settled
-from edged.calibration.fitting import fit as fit_head
+from edged.calibration import artefact as artefacts
+from edged.calibration import learning as learner
+from edged.calibration.artefact import Artefact, LabelSource, Level, option_features
+from edged.calibration.certificate import Certificate
+from edged.calibration.heads import Head
+from edged.calibration.learning import Aim, Progress, Proposal
 from edged.config.tasks import TaskTarget
-from edged.learning.child import Order
+from edged.learning.child import Order, Result
 from edged.learning.observations import Observation
-from edged.routing.drift import Running
-
-FIRST_LABELS = 60
-GROWTH = 1.4
-"""Each fit waits for so many times the labels of the one before."""
-_STRENGTH = 0.1
-_FEWEST_CLASSES = 2
 
 
 class Lesson:
-    """Counts what was noted of one task under one key, and keeps the running certificate of each version."""
+    """Counts what was noted of one task under one key: labels, and the audits of each version's local answers."""
 
-    def __init__(self, target: TaskTarget) -> None:
-        self._target = target
-        self._running: dict[int, Running] = {}
-        self._fitted_on = 0
+    def __init__(self, target: TaskTarget, progress: Progress | None = None) -> None:
+        self._aim = aim_of(target)
+        self._audited: Counter[int] = Counter()
+        self._wrong: Counter[int] = Counter()
+        self.progress = progress or Progress()
         self.labels = 0
         self.unbiased = 0
+        self.next_number = self.progress.fresh_from
 
     def __repr__(self) -> str:
-        return f"Lesson(labels={self.labels}, unbiased={self.unbiased})"
+        return f"Lesson(labels={self.labels}, unbiased={self.unbiased}, next_number={self.next_number})"
 
     def note(self, seen: Observation) -> None:
+        self.next_number = max(self.next_number, seen.number + 1)
         if (is_right := seen.is_right) is None:
             return
         self.labels += 1
-        if seen.is_audited:
-            self.unbiased += 1
-        if seen.is_audited and seen.is_local and seen.version:
-            self._running[seen.version] = self._running.get(seen.version, Running()).noted(wrong=not is_right)
+        self.unbiased += seen.is_unbiased
+        if seen.is_unbiased and seen.is_local:
+            self._audited[seen.version] += 1
+            self._wrong[seen.version] += not is_right
 
     def is_due(self) -> bool:
-        return self.labels >= max(FIRST_LABELS, self._fitted_on * GROWTH)
+        return self._aim is not None and learner.is_due(self.progress, self.labels)
 
-    def began(self) -> None:
-        self._fitted_on = self.labels
+    def began(self) -> Progress:
+        """What is to be remembered before a look, for the case that its result is never heard: it counts as one."""
+        return replace(self.progress, attempts=self.progress.attempts + 1, looked_at=self.labels)
 
     def broken(self, artefact: Artefact, version: int) -> str | None:
         """Why the version's promise does not hold, in numbers; None while nothing speaks against it."""
-        running, promised = self._running.get(version), artefact.certificate
-        if running is None or promised is None or not running.is_broken(promised.alpha, promised.delta):
-            return None
-        seen = running.whole
-        return (
-            f"{seen.wrong} of {seen.compared} audited local answers were wrong: at least "
-            f"{100 * running.lower_bound(promised.delta):.1f} %, promised were at most {100 * promised.alpha:g} %"
-        )
+        return _broken(self._wrong[version], self._audited[version], artefact)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An artefact to take over, or why there is none."""
-
-    artefact: Artefact | None
-    why: str
+def aim_of(target: TaskTarget) -> Aim | None:
+    """None where a share is asked for: that promises nothing."""
+    return None if target.max_error is None else Aim(alpha=target.max_error, delta=target.delta)
 
 
-def fit(order: Order, observations: Sequence[Observation]) -> Found:
-    """Fit on what is labelled, but for half of the unbiased sample, and certify on that half.
+def broken_before(artefact: Artefact, seen: Iterable[Observation]) -> str | None:
+    """Whether an earlier version would have kept its promise on an unbiased sample that came later."""
+    judged = [
+        artefact.judge(one.logprobs, one.hidden).choice == one.label
+        for one in seen
+        if one.is_unbiased and one.label is not None and _would_serve(artefact, one)
+    ]
+    return _broken(judged.count(False), len(judged), artefact)
 
-    Raises: ConfigError where scikit-learn is missing.
-    """
+
+def _would_serve(artefact: Artefact, seen: Observation) -> bool:
+    confidence = artefact.judge(seen.logprobs, seen.hidden).confidence
+    return artefact.threshold is not None and confidence >= artefact.threshold
+
+
+def _broken(wrong: int, served: int, artefact: Artefact) -> str | None:
+    promised = artefact.certificate
+    if promised is None or not served:
+        return None
+    if not learner.is_broken(wrong, served, Aim(alpha=promised.alpha, delta=promised.delta)):
+        return None
+    return (
+        f"{wrong} of {served} audited local answers differed from the cloud's ({100 * wrong / served:.1f} %), "
+        f"promised were at most {100 * promised.alpha:g} %"
+    )
+
+
+# -- in the process that fits ----------------------------------------------------------------------------------------
+
+
+def fit(order: Order, observations: Sequence[Observation]) -> Result:
+    """Look at everything that is labelled. Raises: ConfigError where scikit-learn is missing."""
     labelled = [seen for seen in observations if seen.label is not None]
-    sample = [seen for seen in labelled if seen.is_audited]
-    held_out = sample[order.attempt % 2 :: 2]
-    chosen = {id(seen) for seen in held_out}
-    fitting = [seen for seen in labelled if id(seen) not in chosen]
-    has_state = all(seen.hidden is not None for seen in labelled)
-    labels = [seen.label for seen in fitting if seen.label is not None]
-    if len(set(labels)) < _FEWEST_CLASSES or not held_out:
-        return Found(None, f"{len(labels)} labels of {len(set(labels))} options are too few")
-    features = np.stack([option_features(seen.logprobs, seen.state if has_state else None) for seen in fitting])
-    draft = settled(
-        Artefact(
-            key=order.key,
-            level=Level.HIDDEN if has_state else Level.FEATURES,
-            source=LabelSource.CLOUD,
-            head=fit_head(features, labels, order.options, strength=_STRENGTH),
-            threshold=None,
-            certificate=None,
-            labels=len(labelled),
-            accuracy=0.0,
-            auroc=None,
-            ece=None,
-            made_at=order.made_at,
-        )
+    width = len(labelled[-1].hidden or b"") if labelled else 0
+    alike = [seen for seen in labelled if len(seen.hidden or b"") == width]
+    lessons = [_lesson(seen) for seen in alike]
+    progress = msgspec.convert(order.progress, Progress)
+    running = artefacts.read(order.running.encode()).head if order.running else None
+    aim = Aim(alpha=order.max_error, delta=order.delta)
+    proposal = learner.propose(lessons, order.options, aim, progress, running=running)
+    artefact = None
+    if proposal.head is not None and proposal.certificate is not None:
+        level = Level.HIDDEN if width else Level.FEATURES
+        artefact = _artefact(order, proposal, proposal.head, proposal.certificate, level=level, labels=len(lessons))
+    return Result(
+        artefact=None if artefact is None else artefacts.dump(artefact).decode(),
+        progress=asdict(proposal.progress),
+        why=proposal.why,
+        labels=len(lessons),
     )
-    judged = [draft.judge(seen.logprobs, seen.state) for seen in held_out]
-    scores = [one.confidence for one in judged]
-    right = [one.choice == seen.label for one, seen in zip(judged, held_out, strict=True)]
-    traffic = [draft.judge(seen.logprobs, seen.state).confidence for seen in sample]
-    found = certificate.certify(
-        scores,
-        right,
-        alpha=order.max_error or 0.5,
-        delta=order.delta,
-        thresholds=certificate.grid(traffic),
-        traffic_scores=traffic,
-    )
-    if found is None:
-        return Found(None, f"no threshold keeps the target on {len(held_out)} unbiased labels")
-    return Found(
-        replace(
-            draft,
-            threshold=found.threshold,
-            certificate=found,
-            accuracy=sum(right) / len(right),
-            auroc=metrics.auroc(scores, right),
-            ece=metrics.ece(scores, right),
-        ),
-        "",
+
+
+def _lesson(seen: Observation) -> learner.Lesson:
+    assert seen.label is not None
+    features = option_features(seen.logprobs, seen.hidden)
+    return learner.Lesson(number=seen.number, features=features, label=seen.label, is_unbiased=seen.is_unbiased)
+
+
+def _artefact(
+    order: Order, proposal: Proposal, head: Head, certificate: Certificate, *, level: Level, labels: int
+) -> Artefact:
+    return Artefact(
+        key=order.key,
+        level=level,
+        source=LabelSource.CLOUD,
+        head=head,
+        threshold=certificate.threshold,
+        certificate=certificate,
+        labels=labels,
+        accuracy=proposal.accuracy or 0.0,
+        auroc=proposal.auroc,
+        ece=proposal.ece,
+        made_at=order.made_at,
+        note=proposal.why[:500],
     )

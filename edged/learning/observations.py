@@ -24,8 +24,8 @@ class Observation(msgspec.Struct, frozen=True, array_like=True):
     ``key`` is the id of the ``HeadKey`` it was scored under: other weights or another definition give other numbers.
     ``sums`` and ``counts``: each option's sum of log-probabilities (float32) and number of tokens (uint16);
     ``hidden``: the prompt's last hidden state (float16). ``label`` is the cloud's option, None where it was not heard.
-    ``is_audited``: the lot fell on it, whoever served; ``is_local``: the box's ``choice`` was served. ``version`` is
-    the artefact that judged, 0 for none.
+    ``is_unbiased``: the cloud was asked whatever the box thought of it, whoever served; ``is_local``: the box's
+    ``choice`` was served. ``version`` is the artefact that judged, 0 for none. ``number`` counts a task's upwards.
     """
 
     at: float
@@ -36,9 +36,10 @@ class Observation(msgspec.Struct, frozen=True, array_like=True):
     choice: int
     confidence: float
     label: int | None
-    is_audited: bool
+    is_unbiased: bool
     is_local: bool
     version: int = 0
+    number: int = 0
 
     @property
     def is_right(self) -> bool | None:
@@ -52,13 +53,6 @@ class Observation(msgspec.Struct, frozen=True, array_like=True):
         counts = np.frombuffer(self.counts, dtype="<u2").tolist()
         return tuple((total / count,) * count for total, count in zip(sums, counts, strict=True))
 
-    @property
-    def state(self) -> bytes | None:
-        """The hidden state as the engine gives it: float32."""
-        if self.hidden is None:
-            return None
-        return np.frombuffer(self.hidden, dtype="<f2").astype("<f4").tobytes()
-
 
 def packed(logprobs: Sequence[Sequence[float]]) -> tuple[bytes, bytes]:
     """``sums`` and ``counts`` of an observation."""
@@ -67,13 +61,11 @@ def packed(logprobs: Sequence[Sequence[float]]) -> tuple[bytes, bytes]:
     return sums.tobytes(), counts.tobytes()
 
 
-def halved(state: bytes | None) -> bytes | None:
-    """A hidden state of float32 as float16; None for what is no such row, or is not finite at that precision."""
-    if state is None or len(state) % 4:
+def checked(state: bytes | None) -> bytes | None:
+    """A hidden state of float16; None for what is no row of them, or is not finite: no infinity gets into a fit."""
+    if not state or len(state) % 2:
         return None
-    with np.errstate(over="ignore"):
-        half = np.frombuffer(state, dtype="<f4").astype("<f2")
-    return half.tobytes() if np.isfinite(half).all() else None
+    return state if np.isfinite(np.frombuffer(state, dtype="<f2")).all() else None
 
 
 def frame(observation: Observation) -> bytes:

@@ -2,20 +2,23 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
+
 from edged.calibration import artefact as artefacts
-from edged.calibration.artefact import Artefact
+from edged.calibration.artefact import Artefact, LabelSource
 from edged.calibration.heads import HeadKey, HeadUnusable
+from edged.calibration.learning import Progress, rolled_back
 from edged.calibration.shelf import Shelf
 from edged.config import TaskFile
 from edged.errors import EdgedError
-from edged.learning import journal
+from edged.learning import journal, memory
 from edged.learning.child import Child, Failure, Order, Result
 from edged.learning.journal import Event
-from edged.learning.lesson import Lesson
+from edged.learning.lesson import Lesson, broken_before
 from edged.learning.observations import Observation
 from edged.learning.store import Store, read, worth_keeping
 from edged.learning.words import promise
@@ -50,7 +53,6 @@ class Pupil:
         self._child: Child | None = None
         self._seen: tuple[object, ...] = ()
         self._stored: tuple[int, int] | None = None
-        self._attempts = 0
 
     def __repr__(self) -> str:
         return f"Pupil({self._task.name}, version={self.standing.version}, {self._lesson!r}, fitting={self.is_fitting})"
@@ -83,13 +85,19 @@ class Pupil:
         self._cancel()
         self._store.close()
         self._stored = None
-        self._lesson = Lesson(self._task.target)
+        self._lesson = Lesson(self._task.target, memory.recall(self._directory, key.id))
         try:
-            for observation in read(self._directory):
-                if observation.key == key.id:
-                    self._lesson.note(observation)
+            self._attend(read(self._directory), key)
         except OSError as exc:
             log.warning("task=%s what was learnt cannot be read: error=%r", self._task.name, exc.strerror)
+        if self._lesson.labels and memory.recall(self._directory, key.id) is None:
+            # Labels without a memory of what they have certified: they certify nothing more.
+            self._lesson.progress = Progress(fresh_from=self._lesson.next_number)
+
+    def _attend(self, observations: Iterable[Observation], key: HeadKey) -> None:
+        for observation in observations:
+            if observation.key == key.id:
+                self._lesson.note(observation)
 
     def _take_from_shelf(self, key: HeadKey) -> None:
         version = next((v for v in self._shelf.versions(self._task.name) if v.is_current), None)
@@ -119,12 +127,16 @@ class Pupil:
         """Raises: OSError where they are not on disk; none of them is then."""
         if self._was_forgotten() and self.standing.key is not None:
             self._begin_anew(self.standing.key)
-        self._store.append(observations)
+        key, first = self.standing.key, self._lesson.next_number
+        if key is not None and not first and not self._lesson.labels:
+            memory.note(self._directory, key.id, self._lesson.progress)
+        numbered = [
+            msgspec.structs.replace(seen, number=number) for number, seen in enumerate(observations, start=first)
+        ]
+        self._store.append(numbered)
         self._stored = _signature(self._store.path)
-        key = self.standing.key
-        for observation in observations:
-            if key is not None and observation.key == key.id:
-                self._lesson.note(observation)
+        if key is not None:
+            self._attend(numbered, key)
         if key is not None and self._store.needs_room(self._lesson.labels, self._task.learn.max_labels):
             self._make_room(key)
 
@@ -133,39 +145,55 @@ class Pupil:
         kept = worth_keeping(list(read(self._directory)), key=key.id, max_labels=most)
         self._store.keep(kept)
         self._stored = _signature(self._store.path)
-        self._lesson = Lesson(self._task.target)
-        for observation in kept:
-            self._lesson.note(observation)
+        self._lesson = Lesson(self._task.target, self._lesson.progress)
+        self._attend(kept, key)
 
     # -- what is made of it ------------------------------------------------------------------------------------------
 
     def is_due(self) -> bool:
         """Whether a fit would be worth its time."""
-        learns = self._task.learn.enabled and self.standing.key is not None and not self.is_fitting
-        return learns and can_fit() and self._lesson.is_due()
+        if not self._task.learn.enabled or self.standing.key is None or self.is_fitting:
+            return False
+        in_use = self.standing.artefact
+        if in_use is not None and in_use.source is LabelSource.GOLD and in_use.threshold is not None:
+            return False  # measured on labels of one's own: what the cloud says is no better
+        return self._lesson.is_due() and can_fit()
 
     def begin(self, command: Sequence[str], *, time_limit_s: float, memory_limit_bytes: int) -> None:
         """Start a fit."""
         key, target = self.standing.key, self._task.target
         assert key is not None
-        self._attempts += 1
-        self._lesson.began()
+        assert target.max_error is not None
         order = Order(
             directory=str(self._directory),
             key=key,
             options=self._task.option_names,
             max_error=target.max_error,
-            cloud_share=target.cloud_share,
             delta=target.delta,
-            attempt=self._attempts,
+            progress=asdict(self._lesson.progress),
+            running=self._running(),
             made_at=journal.now(),
         )
         try:
+            self._remember(self._lesson.began())
             self._child = Child(
                 order, command=command, time_limit_s=time_limit_s, memory_limit_bytes=memory_limit_bytes
             )
         except OSError as exc:
             self._failed(f"no process could be started: {exc.strerror}")
+
+    def _running(self) -> str | None:
+        """The artefact in use where it came of learning, as its file."""
+        in_use = self.standing.artefact
+        if in_use is None or in_use.threshold is None or in_use.source is LabelSource.GOLD:
+            return None
+        return artefacts.dump(in_use).decode()
+
+    def _remember(self, progress: Progress) -> None:
+        """Raises: OSError where it is not on disk; it holds for this run all the same."""
+        self._lesson.progress = progress
+        if self.standing.key is not None:
+            memory.note(self._directory, self.standing.key.id, progress)
 
     def collect(self) -> None:
         """Take over what a fit that is over came to."""
@@ -176,6 +204,11 @@ class Pupil:
             self._failed(result.why)
             return
         key = self.standing.key
+        try:
+            self._remember(msgspec.convert(result.progress, Progress))
+        except (OSError, msgspec.ValidationError) as exc:
+            self._failed(f"what it came to cannot be kept: {exc}")
+            return
         if result.artefact is None or key is None:
             log.info("task=%s labels=%d nothing to take over: %s", self._task.name, result.labels, result.why)
             return
@@ -195,21 +228,40 @@ class Pupil:
 
     def judge_audits(self) -> None:
         """Take back promises that the unbiased sample has broken, one version after the other."""
+        since = 0
         while (artefact := self.standing.artefact) is not None and self.standing.key is not None:
-            broken = self._lesson.broken(artefact, self.standing.version)
-            if broken is None:
-                return
             version = self.standing.version
-            try:
-                back_to = self._shelf.roll_back(self._task.name, broken)
-            except OSError as exc:
-                log.warning("task=%s cannot be rolled back: error=%r", self._task.name, exc.strerror)
-                self._stand(Standing(key=self.standing.key, problem=broken))
+            broken = self._lesson.broken(artefact, version) or (since and self._broken_since(artefact, since)) or None
+            if broken is None or not self._roll_back(broken, self.standing.key):
                 return
-            self._note("rolled_back", broken, version=version)
-            log.warning("task=%s version=%d rolled back to %s: %s", self._task.name, version, back_to or "none", broken)
-            self._take_from_shelf(self.standing.key)
-            self._seen = (self.standing.key, _signature(self._directory / "current"))
+            since = since or version
+
+    def _broken_since(self, artefact: Artefact, version: int) -> str | None:
+        """Whether a version that was replaced would have kept its promise on what broke a later one's."""
+        key = self.standing.key
+        try:
+            seen = [one for one in read(self._directory) if key and one.key == key.id and one.version >= version]
+            return broken_before(artefact, seen)
+        except OSError as exc:
+            return f"what was learnt cannot be read: {exc.strerror}"
+        except HeadUnusable as exc:
+            return exc.message
+
+    def _roll_back(self, why: str, key: HeadKey) -> bool:
+        version = self.standing.version
+        try:
+            self._remember(rolled_back(self._lesson.progress, self._lesson.next_number))
+            back_to = self._shelf.roll_back(self._task.name, why)
+        except OSError as exc:
+            log.warning("task=%s cannot be rolled back: error=%r", self._task.name, exc.strerror)
+            self._stand(Standing(key=key, problem=why))
+            return False
+        self._note("rolled_back", why, version=version)
+        log.warning("task=%s version=%d rolled back to %s: %s", self._task.name, version, back_to or "none", why)
+        self._cancel()
+        self._take_from_shelf(key)
+        self._seen = (key, _signature(self._directory / "current"))
+        return True
 
     def close(self) -> None:
         self._cancel()

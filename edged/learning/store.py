@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edged.learning.memory import sync_directory
 from edged.learning.observations import Observation, frame, frames
 
 FILE_NAME = "observations"
@@ -76,7 +77,7 @@ class Store:
             _write_at(descriptor, data, 0)
             os.fsync(descriptor)
             fresh.replace(self.path)
-            _sync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         except OSError:
             os.close(descriptor)
             fresh.unlink(missing_ok=True)
@@ -143,7 +144,7 @@ def worth_keeping(
 def _rank(observation: Observation) -> int:
     if observation.label is None:
         return 0
-    return 2 if observation.is_audited else 1
+    return 2 if observation.is_unbiased else 1
 
 
 def _content(descriptor: int) -> bytes:
@@ -160,11 +161,3 @@ def _write_at(descriptor: int, data: bytes, at: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, at)
         view, at = view[written:], at + written
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,26 +7,26 @@ from edged.calibration.artefact import Artefact, LabelSource, Level
 from edged.calibration.certificate import Certificate
 from edged.calibration.heads import HeadKey
 from edged.config import TaskFile
-from edged.learning.observations import Observation, halved, packed
+from edged.learning.observations import Observation, checked, packed
 
 KEY = HeadKey(model_sha256="m" * 64, template_sha256="t" * 64, sampler="score/f16", task="intent@0123456789abcdef")
 OPTIONS = ("PlayMusic", "GetWeather", "BookTable")
 
 
 def a_state(*numbers: float) -> bytes:
-    return struct.pack(f"<{len(numbers)}f", *numbers)
+    return struct.pack(f"<{len(numbers)}e", *numbers)
 
 
 def an_observation(**fields) -> Observation:
     """One that was escalated, and on which cloud and box agree."""
     sums, counts = packed(fields.pop("logprobs", [[-1.0, -0.5], [-3.0], [-4.0]]))
-    hidden = halved(fields.pop("state", a_state(0.5, -1.0)))
+    hidden = checked(fields.pop("state", a_state(0.5, -1.0)))
     defaults = {"at": 1e9, "key": KEY.id, "choice": 0, "confidence": 0.6, "label": 0}
     return Observation(
         sums=sums,
         counts=counts,
         hidden=hidden,
-        **{**defaults, "is_audited": False, "is_local": False, **fields},
+        **{**defaults, "is_unbiased": False, "is_local": False, **fields},
     )
 
 
@@ -72,5 +72,5 @@ def a_stream(count: int, *, seed: int = 0, noise: float = 0.6, dimensions: int =
             choice=choice,
             confidence=0.5,
             label=label,
-            is_audited=rng.random() < unbiased,
+            is_unbiased=rng.random() < unbiased,
         )

@@ -12,7 +12,7 @@ import pytest
 from learning_builders import KEY, a_state, a_stream, an_observation
 
 from edged.learning import store as store_module
-from edged.learning.observations import MAX_FRAME_BYTES, frame, frames, halved
+from edged.learning.observations import MAX_FRAME_BYTES, checked, frame, frames
 from edged.learning.store import MAX_UNLABELLED, Store, forget, read, worth_keeping
 
 WRITER = """
@@ -30,13 +30,13 @@ for observation in a_stream(100_000):
 def test_an_observation_comes_back_as_it_was(tmp_path: Path) -> None:
     """Sums and means of each option, the state at half precision."""
     store = Store(tmp_path / "intent")
-    store.append([an_observation(label=None), an_observation(choice=2, is_audited=True)])
+    store.append([an_observation(label=None), an_observation(choice=2, is_unbiased=True)])
     first, second = read(tmp_path / "intent")
     assert (first.is_right, second.is_right) == (None, False)
-    assert second.is_audited
+    assert second.is_unbiased
     assert [sum(tokens) for tokens in first.logprobs] == pytest.approx([-1.5, -3.0, -4.0])
     assert [len(tokens) for tokens in first.logprobs] == [2, 1, 1]
-    assert first.state == a_state(0.5, -1.0)
+    assert first.hidden == a_state(0.5, -1.0)
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -53,11 +53,11 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         os.umask(old)
 
 
-def test_a_state_that_half_precision_cannot_hold_is_left_out() -> None:
+def test_a_state_that_is_not_finite_is_left_out() -> None:
     """No infinity gets into a fit."""
-    assert halved(a_state(1e30)) is None
-    assert halved(b"odd") is None
-    assert halved(None) is None
+    assert checked(a_state(0.5, float("inf"))) is None
+    assert checked(b"odd") is None
+    assert checked(b"") is checked(None) is None
 
 
 @pytest.mark.parametrize("cut", range(1, 40))
@@ -161,10 +161,10 @@ def test_a_link_or_a_pipe_is_not_followed(tmp_path: Path) -> None:
 def test_the_unbiased_sample_is_the_last_to_go() -> None:
     """Over the limit: other definitions, then what has no label, then what the cloud answered anyway."""
     stream = [
-        an_observation(at=0.0, is_audited=True),
+        an_observation(at=0.0, is_unbiased=True),
         an_observation(at=1.0),
         an_observation(at=2.0, key="another"),
-        an_observation(at=3.0, is_audited=True),
+        an_observation(at=3.0, is_unbiased=True),
         an_observation(at=4.0),
         an_observation(at=5.0, label=None),
     ]

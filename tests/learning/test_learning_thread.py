@@ -136,10 +136,10 @@ def test_a_broken_promise_is_taken_back(tmp_path: Path) -> None:
     with learning(tmp_path) as found:
         until(lambda: found.standing("intent").version == 2)
         for _ in range(60):
-            found.take("intent", an_observation(choice=0, label=1, is_audited=True, is_local=True, version=2))
+            found.take("intent", an_observation(choice=0, label=1, is_unbiased=True, is_local=True, version=2))
         until(lambda: found.standing("intent").version == 1)
         for _ in range(60):
-            found.take("intent", an_observation(choice=0, label=1, is_audited=True, is_local=True, version=1))
+            found.take("intent", an_observation(choice=0, label=1, is_unbiased=True, is_local=True, version=1))
         until(lambda: found.standing("intent").version == 0)
         assert found.standing("intent").problem == "its promise was broken and taken back"
     told = journal.read(tmp_path / "intent")
@@ -153,7 +153,7 @@ def test_right_answers_and_escalated_ones_break_nothing(tmp_path: Path) -> None:
     with learning(tmp_path) as found:
         until(lambda: found.standing("intent").artefact)
         for number in range(60):
-            found.take("intent", an_observation(is_audited=True, is_local=True, version=1))
+            found.take("intent", an_observation(is_unbiased=True, is_local=True, version=1))
             found.take("intent", an_observation(choice=0, label=1, is_local=False, version=1, at=float(number)))
         until(lambda: found.stats.kept == 120)
         assert found.standing("intent").version == 1
@@ -271,7 +271,7 @@ def test_old_labels_make_room_and_the_sample_stays(tmp_path: Path) -> None:
             until(lambda place=place: found.stats.kept == place + 20)
     kept = list(read(tmp_path / "intent"))
     assert len(kept) <= 125
-    assert [seen for seen in kept if seen.is_audited] == [seen for seen in stream if seen.is_audited]
+    assert [seen for seen in kept if seen.is_unbiased] == [seen for seen in stream if seen.is_unbiased]
 
 
 def test_a_task_forgotten_beside_the_daemon_begins_anew(tmp_path: Path) -> None:
