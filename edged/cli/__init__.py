@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from edged import __version__
-from edged.cli import audit, calibrate, check, explain, models, serve, split, tail
+from edged.cli import audit, calibrate, check, explain, models, serve, split, tail, tasks
 
-_COMMANDS = (serve, check, models, calibrate, split, tail, explain, audit)
+_COMMANDS = (serve, check, models, calibrate, tasks, split, tail, explain, audit)
 
 
 def main(argv: list[str] | None = None) -> int:
