@@ -123,4 +123,6 @@ class Record:
 
     @property
     def served(self) -> Attempt | None:
-        return next((a for a in self.attempts if a.outcome is Outcome.SERVED), None)
+        """The author's attempt: of questions that box and cloud answered together, the cloud's."""
+        served = [a for a in self.attempts if a.outcome is Outcome.SERVED]
+        return next((a for a in served if a.target is self.served_by), None)

@@ -23,6 +23,7 @@ class ClosedChat(ScoredCase):
 
     def settle(self, commit: Commit) -> None:
         """The answer is whole: what the cloud chose is known, where it chose one of them."""
+        self.served_by = {0: commit.attempt.target}
         if commit.attempt.target is Target.CLOUD:
             try:
                 self.labels = self.heard("".join(commit.attempt.texts[0]), (0,))

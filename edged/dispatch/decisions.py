@@ -117,6 +117,7 @@ class Questionnaire(ScoredCase):
             chosen = self._answered(commit.attempt)
             assert chosen is not None
             self.labels = dict(zip(self._put, chosen, strict=True))
+            self.served_by = dict.fromkeys(self._put, Target.CLOUD)
         else:
             trace.request = as_chat(self._request, self.questions)
         local = next((a for a in trace.attempts if a.target is Target.LOCAL), None)

@@ -66,6 +66,7 @@ class ScoredCase(Case):
         self.scoring = scoring
         self.source = scoring or GENERATION
         self.labels: dict[int, int] = {}  # of a sitting's place, the option the cloud chose
+        self.served_by: dict[int, Target] = {}  # of a sitting's place; unset, the box
 
     def second_opinion(self, places: Sequence[int]) -> tuple[Request, str]:
         """What the cloud is asked to check these sittings, and what was said of them here."""
@@ -117,7 +118,7 @@ def _seen(trace: Trace, case: ScoredCase, sitting: Sitting, *, route: RouteConfi
     verdict = sitting.verdict
     assert verdict is not None
     assert case.scoring is not None
-    was_asked = case.scoring.sittings.index(sitting) in case.labels
+    place = case.scoring.sittings.index(sitting)
     return Seen(
         request_id=trace.request.id,
         standard=sitting.standard,
@@ -128,7 +129,7 @@ def _seen(trace: Trace, case: ScoredCase, sitting: Sitting, *, route: RouteConfi
         state=sitting.state,
         choice=verdict.best,
         confidence=verdict.confidence,
-        served_by=Target.CLOUD if was_asked else Target.LOCAL,
+        served_by=case.served_by.get(place, Target.LOCAL),
         label=label,
         is_audited=sitting.standard.is_audited,
         received_at=trace.received_at,

@@ -74,7 +74,7 @@ class Scoring:
         self, engine: Engine, prompt: Prompt, attempt: AttemptTrace, kept: tuple[Kept, ...] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """The whole answer in one chunk; closing the iterator stops the scoring within one step."""
-        assert not kept, "nothing of a chosen answer is there before all of it"
+        assert not any(choice.tokens for choice in kept), "nothing of a chosen answer is there before all of it"
         attempt.raw_wait_s = None  # it is foreseen for a prompt; this is more than one
         usage, timings = Usage(), Timings()
         for batch in _batches(self.sittings):
