@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edged.calibrate import outcome
-from edged.calibrate.dataset import Dataset, Item, check_labels, halves
+from edged.calibrate.dataset import Dataset, Item, halves
 from edged.calibrate.levels import Answered, Scored
 from edged.calibrate.local import Generated, Local, chat_request, loaded
 from edged.calibrate.outcome import About, Outcome, Target
@@ -75,11 +75,11 @@ class Calibration:
     asked: int = 0
 
     async def run(self) -> Outcome:
-        """Raises: ConfigError where the labels cannot teach anything, EngineError, EdgedError of the cloud."""
+        """Raises: ConfigError where there are too few labels, EngineError, OSError."""
         plan = self.plan
         items = plan.dataset.items if plan.cloud is not None else plan.dataset.labelled
         if plan.cloud is None:
-            self.warnings += [*self._ignored(), *check_labels(items, plan.task)]
+            self.warnings += self._ignored()
         try:
             await self._ask(items)
             if plan.task.is_closed:

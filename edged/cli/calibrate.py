@@ -16,7 +16,7 @@ from typing import Any
 
 from edged import config
 from edged.calibrate.cloud import DaemonCloud, daemon_cloud
-from edged.calibrate.dataset import Dataset, read
+from edged.calibrate.dataset import Dataset, check_labels, read
 from edged.calibrate.outcome import Outcome, Target, percent
 from edged.calibrate.report import Provenance, report
 from edged.calibrate.results import FORM, Results
@@ -99,7 +99,9 @@ def _calibrate(args: argparse.Namespace) -> int:
     model = _model(task, loaded)
     data = _data(args, task)
     dataset = read(data, task, limit=args.limit)
-    for warning in dataset.warnings:
+    cloud = _cloud(args, loaded, dataset)
+    warnings = (*dataset.warnings, *(() if cloud else check_labels(dataset.labelled, task)))
+    for warning in warnings:
         _say(f"{data.name}: {warning}")
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)  # the worker inherits it; where it is refused, it is not needed less
@@ -111,7 +113,7 @@ def _calibrate(args: argparse.Namespace) -> int:
         target=_target(args, task),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         locate=lambda: locate(model),
-        cloud=_cloud(args, loaded, dataset),
+        cloud=cloud,
     )
     state = config.state_directory()
     results = Results(state / "calibrate", plan.key, form=FORM, fresh=args.fresh)
@@ -127,7 +129,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     provenance = _provenance(plan, data, number)
     where = args.report or state / "tasks" / task.name / "report.html"
     where.write_text(report(outcome, provenance), encoding="utf-8")
-    warnings = (*dataset.warnings, *calibration.warnings)
+    warnings = (*warnings, *calibration.warnings)
     if args.json:
         print(json.dumps(_as_json(outcome, provenance, where, warnings), indent=2))
     else:
@@ -183,17 +185,19 @@ def _target(args: argparse.Namespace, task: TaskFile) -> Target:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from exc
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and below 1, not {text}")
     return share
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return count
+    return int(text)
 
 
 def _provenance(plan: Plan, data: Path, number: int) -> Provenance:
