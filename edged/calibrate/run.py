@@ -81,11 +81,16 @@ class Calibration:
         if plan.cloud is None:
             self.warnings += self._ignored()
         try:
-            await self._ask(items)
-            if plan.task.is_closed:
-                await self._ask_cloud(items)
+            if plan.task.is_closed and plan.cloud is not None:
+                await self._ask_cloud(items, plan.cloud)
+            else:
+                await self._ask(items)
         except LabelsEnded as exc:
             self.warnings.append(f"the cloud gave no more labels: {exc.message}")
+        if plan.task.is_closed and plan.cloud is not None:
+            items = [item for item in items if self._chosen(item) is not None]
+            _check_count(items)
+            await self._ask(items)
         found = [(item, line) for item in items if (line := self.results.get(self._id(item))) is not None]
         fitting_on = [item for item, line in found if not line.o]
         if lost := len(found) - len(fitting_on):
@@ -144,11 +149,8 @@ class Calibration:
         right = gold is not None and said.is_whole and _agrees(said.text, gold, task)
         return Line(self._id(item), p=_score(said, task), f=_features(said, task), r=right)
 
-    async def _ask_cloud(self, items: Sequence[Item]) -> None:
-        """Have the cloud choose an option for every item that it has not chosen one for."""
-        cloud = self.plan.cloud
-        if cloud is None:
-            return
+    async def _ask_cloud(self, items: Sequence[Item], cloud: CloudLabels) -> None:
+        """Have the cloud choose an option for every item that it was not asked about."""
         pending = [item for item in items if self.results.get(_cloud_id(item)) is None]
         done, total = len(items) - len(pending), len(items)
 
@@ -173,7 +175,7 @@ class Calibration:
         return found
 
     def _of_scored(self, items: Sequence[Item], about: About) -> Outcome:
-        scored = [found for item in items if (found := self._scored(item)) is not None]
+        scored = [self._scored(item) for item in items]
         _check_count(scored)
         fitting, certifying = halves(scored)
         names = self.plan.task.option_names
@@ -185,14 +187,18 @@ class Calibration:
         fitting, certifying = halves(answered)
         return outcome.of_answered(fitting, certifying, target=self.plan.target, about=about)
 
-    def _scored(self, item: Item) -> Scored | None:
-        line = self.results.get(self._id(item))
+    def _scored(self, item: Item) -> Scored:
+        line, label = self.results.get(self._id(item)), self._chosen(item)
         assert line is not None
+        assert label is not None
+        return line.scored(label)
+
+    def _chosen(self, item: Item) -> int | None:
+        """The place of the right option, by gold or by the cloud."""
         if self.plan.cloud is None:
-            assert item.answer is not None
-            return line.scored(self.plan.task.option_names.index(item.answer))
+            return None if item.answer is None else self.plan.task.option_names.index(item.answer)
         said = self.results.get(_cloud_id(item))
-        return None if said is None or said.c is None else line.scored(said.c)
+        return None if said is None else said.c
 
     def _answered(self, item: Item) -> Answered:
         line = self.results.get(self._id(item))

@@ -118,23 +118,31 @@ def _calibrate(args: argparse.Namespace) -> int:
     state = config.state_directory()
     results = Results(state / "calibrate", plan.key, form=FORM, fresh=args.fresh)
     try:
-        with _listener() as listener:
-            calibration = Calibration(plan, results, listener)
-            outcome = asyncio.run(calibration.run())
+        outcome, found = _run(plan, results)
     finally:
         results.close()
-    for warning in calibration.warnings:
-        _say(warning)
     number = Shelf(state / "tasks").put(outcome.artefact)
     provenance = _provenance(plan, data, number)
     where = args.report or state / "tasks" / task.name / "report.html"
     where.write_text(report(outcome, provenance), encoding="utf-8")
-    warnings = (*warnings, *calibration.warnings)
+    warnings = (*warnings, *found)
     if args.json:
         print(json.dumps(_as_json(outcome, provenance, where, warnings), indent=2))
     else:
         _show(outcome, task, number, where)
     return 0
+
+
+def _run(plan: Plan, results: Results) -> tuple[Outcome, tuple[str, ...]]:
+    """The outcome and what there is to be warned of, which is said even where there is no outcome."""
+    with _listener() as listener:
+        calibration = Calibration(plan, results, listener)
+        try:
+            outcome = asyncio.run(calibration.run())
+        finally:
+            for warning in calibration.warnings:
+                listener.note(warning)
+    return outcome, tuple(calibration.warnings)
 
 
 def _cloud(args: argparse.Namespace, loaded: Config, dataset: Dataset) -> DaemonCloud | None:
