@@ -1,5 +1,6 @@
 """Answer forms that leave a few texts to choose from: an enum of strings, a boolean, or an object with one of these."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +16,28 @@ _NOTES = frozenset({"title", "description", "default", "examples", "$schema", "$
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """``labels`` are the values an answer may have; each answer is ``opening`` and then one of ``endings``, as JSON."""
+    """``labels`` are the values an answer may have; each answer is JSON: ``opening``, one of ``middles``, ``closing``."""
 
     labels: tuple[str, ...]
     opening: str
-    endings: tuple[str, ...]
+    middles: tuple[str, ...]
+    closing: str
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What tells the answers apart behind ``opening``: no more than that, since all of it is computed."""
+        ordered = sorted(self.middles)
+        nested = any(longer.startswith(shorter) for shorter, longer in itertools.pairwise(ordered))
+        return tuple(middle + self.closing for middle in self.middles) if nested else self.middles
 
     def answer(self, place: int) -> str:
         """The whole answer that holds the label at this place."""
-        return (self.opening + self.endings[place]).strip()
+        return (self.opening + self.middles[place] + self.closing).strip()
 
     @property
     def most_bytes(self) -> int:
         """Of the longest answer."""
-        return max(len(self.answer(place).encode("utf-8", "surrogatepass")) for place in range(len(self.endings)))
+        return max(len(self.answer(place).encode("utf-8", "surrogatepass")) for place in range(len(self.labels)))
 
 
 def closed(output: OutputFormat) -> Closed | None:
@@ -65,12 +74,12 @@ def _of_value(schema: Any, *, before: str, behind: str) -> Closed | None:
     kind, rest = schema.get("type"), schema.keys() - _NOTES - {"type"}
     if kind == "boolean" and not rest:
         space = " " if before else ""
-        return Closed(("true", "false"), before, tuple(f"{space}{word}{behind}" for word in ("true", "false")))
+        return Closed(("true", "false"), before, (f"{space}true", f"{space}false"), behind)
     values = schema.get("enum")
     if kind not in ("string", None) or rest != {"enum"} or values is None or not _are_labels(values):
         return None
     opening = f'{before} "' if before else '"'
-    return Closed(tuple(values), opening, tuple(_json(value)[1:] + behind for value in values))
+    return Closed(tuple(values), opening, tuple(_json(value)[1:-1] for value in values), f'"{behind}')
 
 
 def _are_labels(values: Any) -> bool:

@@ -34,7 +34,15 @@ def test_every_answer_is_the_json_of_its_value(schema, values):
     found = of(schema)
     assert [json.loads(found.answer(place)) for place in range(len(values))] == values
     assert len(found.labels) == len(found.endings) == len(values)
+    assert all(found.answer(place).startswith(found.opening.strip()) for place in range(len(values)))
     assert found.most_bytes == max(len(found.answer(place).encode()) for place in range(len(values)))
+
+
+def test_only_what_tells_answers_apart_is_scored():
+    """The end of the JSON too, where one label is the beginning of another."""
+    assert of(an_object({"enum": ["play", "stop"]})).endings == ("play", "stop")
+    assert of(an_object({"enum": ["play", "playlist"]})).endings == ('play"}', 'playlist"}')
+    assert of({"type": "boolean"}).endings == ("true", "false")
 
 
 @pytest.mark.parametrize(

@@ -664,7 +664,7 @@ def test_a_chat_of_a_task_is_put_as_the_task_says():
     assert prompts[0].options == (" stop", " play")
     assert "some jazz please\n\nQuestion: Which?" in prompts[0].prompt
     assert isinstance(prompts[1].prompt, Chat)
-    assert prompts[1].options == ('play"}', 'stop"}')
+    assert prompts[1].options == ("play", "stop")
     assert [one.choice for one in noted] == [0, 0]
 
 
