@@ -16,7 +16,7 @@ _NOTES = frozenset({"title", "description", "default", "examples", "$schema", "$
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """``labels`` are the values an answer may have; each answer is JSON: ``opening``, one of ``middles``, ``closing``."""
+    """``labels`` are the values an answer may have; each answer is JSON: opening, one of ``middles``, closing."""
 
     labels: tuple[str, ...]
     opening: str
