@@ -31,7 +31,8 @@ class Question:
     """``options`` are the texts that may answer it, ``notes`` what each of them means, where that is said.
 
     Of a SCORE they go from the lowest to the highest; of a NOUL they are yes and no. ``input_word`` and ``answer_word``
-    stand before each state and each answer where there are examples.
+    stand before each state and each answer where there are examples. ``are_names``: the options are short labels, as
+    likely as they are to be written; else a long option would be punished for its length.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Question:
     examples: tuple[Example, ...] = ()
     input_word: str = "Input"
     answer_word: str = "Answer"
+    are_names: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

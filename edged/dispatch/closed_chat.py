@@ -12,6 +12,9 @@ from edged.dispatch.scoring import Scoring, Sitting
 from edged.routing.decisions import item
 from edged.routing.policy import Terms
 
+MOST_LABELS = 32
+"""Each option is computed, a generated answer only once: with more of them it is there sooner."""
+
 
 class ClosedChat(ScoredCase):
     """One question: which of the answers. ``order`` is the place among them of each of the question's options."""
@@ -76,9 +79,10 @@ def _choosable(request: Request) -> Closed | None:
     if request.tool_mode is not ToolMode.NONE:
         return None
     answers = closed(request.output)
-    if answers is None or (request.max_tokens is not None and request.max_tokens < answers.most_bytes):
+    if answers is None or len(answers.labels) > MOST_LABELS:
         return None
-    return answers
+    is_long_enough = request.max_tokens is None or request.max_tokens >= answers.most_bytes
+    return answers if is_long_enough else None
 
 
 def _only_question(chat: Chat) -> str | None:
@@ -91,5 +95,9 @@ def _as_question(chat: Chat, answers: Closed) -> Question:
     """What stays the same from one request to the next: all but the newest turn, and the answers."""
     told = "\n".join(f"{message.role}: {message.text or ''}" for message in chat.messages[:-1])
     return Question(
-        name="answer", kind=QuestionKind.CHOICE, options=answers.labels, instructions=f"{told}\n{answers.opening}"
+        name="answer",
+        kind=QuestionKind.CHOICE,
+        options=answers.labels,
+        instructions=f"{told}\n{answers.opening}",
+        are_names=True,
     )

@@ -14,8 +14,9 @@ from enum import StrEnum
 
 from edged.core.questions import OptionsItem, Question, QuestionKind, Verdict
 
-FEWEST_STATES = 30
-"""Before so many states of a question were seen, what its options are liked is not known."""
+FEWEST_STATES = 10
+"""Before so many states of a question were seen, what its options are liked is not known. Of 140 SNIPS sentences .743
+are right with it, .757 with 5, .671 with 30; so few as 5 could well be of one kind."""
 RECENT_STATES = 300
 REMEMBERED_QUESTIONS = 256
 
@@ -25,10 +26,15 @@ class Method(StrEnum):
 
     LABEL_PRIOR = "label_prior"
     MEAN_LOGPROB = "mean_logprob"
+    STEPWISE = "stepwise"
 
 
-def judge(logprobs: Sequence[Sequence[float]], prior: Sequence[float] | None = None) -> Verdict:
+def judge(
+    logprobs: Sequence[Sequence[float]], prior: Sequence[float] | None = None, *, are_names: bool = False
+) -> Verdict:
     """Compare options by their tokens' log-probabilities; ``prior``: the usual sum of each, where it is known."""
+    if prior is None and are_names:
+        return Verdict(probabilities=stepwise(logprobs), method=Method.STEPWISE)
     if prior is None:
         means = [math.fsum(tokens) / len(tokens) for tokens in logprobs]
         return Verdict(probabilities=softmax(means), method=Method.MEAN_LOGPROB)
@@ -42,6 +48,40 @@ def softmax(scores: Sequence[float]) -> tuple[float, ...]:
     weights = [math.exp(score - top) for score in scores]
     total = math.fsum(weights)
     return tuple(weight / total for weight in weights)
+
+
+def stepwise(logprobs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """How likely each option is where one is written token by token and nothing else may be.
+
+    Which options share a token is read off its log-probability: the same token behind the same text has the same.
+    """
+    found = [0.0] * len(logprobs)
+    waiting = [(tuple(range(len(logprobs))), 0, 1.0)]
+    while waiting:
+        places, depth, mass = waiting.pop()
+        over = [place for place in places if len(logprobs[place]) == depth]
+        for place in places if len(places) == 1 else over:
+            found[place] = mass / len(places)
+        groups = _alike([place for place in places if place not in over], logprobs, depth) if len(places) > 1 else []
+        left = mass * (1 - len(over) / len(places))
+        odds = softmax([logprobs[group[0]][depth] for group in groups]) if groups else ()
+        waiting += [(group, depth + 1, left * share) for group, share in zip(groups, odds, strict=True)]
+    return tuple(found)
+
+
+_SAME_TOKEN = 0.05
+"""Nats between two readings of one token's log-probability, at most: see ARCHITECTURE.md."""
+
+
+def _alike(places: Sequence[int], logprobs: Sequence[Sequence[float]], depth: int) -> list[tuple[int, ...]]:
+    """The places by their token at this depth, the likeliest first."""
+    groups: list[tuple[int, ...]] = []
+    for place in sorted(places, key=lambda place: -logprobs[place][depth]):
+        if groups and logprobs[groups[-1][0]][depth] - logprobs[place][depth] < _SAME_TOKEN:
+            groups[-1] += (place,)
+        else:
+            groups.append((place,))
+    return groups
 
 
 class LabelPriors:
@@ -63,7 +103,7 @@ class LabelPriors:
         if len(recent) >= FEWEST_STATES:
             prior = [math.fsum(sums) / len(recent) for sums in zip(*recent, strict=True)]
         recent.append(tuple(math.fsum(tokens) for tokens in logprobs))
-        return judge(logprobs, prior)
+        return judge(logprobs, prior, are_names=question.are_names)
 
     def _recent(self, key: tuple[str, str, str]) -> deque[tuple[float, ...]]:
         recent = self._seen.setdefault(key, deque(maxlen=RECENT_STATES))
