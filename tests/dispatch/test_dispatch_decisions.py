@@ -29,6 +29,7 @@ from edged.core import (
 from edged.core.questions import Question, QuestionKind, QuestionsRequest, Standard
 from edged.dispatch.audit import Auditor
 from edged.dispatch.judging import PlainJudges
+from edged.dispatch.veil import Veil
 from edged.errors import EdgedError, InvalidRequest, WorkerLost
 from edged.routing.decisions import FEWEST_STATES
 from edged.testing import Reply
@@ -682,3 +683,30 @@ def test_what_the_cloud_says_of_a_chat_is_its_label():
             return judges.seen
 
     assert [(one.label, one.served_by) for one in run(main)] == [(1, Target.CLOUD), (None, Target.CLOUD)]
+
+
+# -- privacy ---------------------------------------------------------------------------------------------------------
+
+
+def test_personal_data_is_hidden_in_state_and_options_and_comes_back():
+    """The upstream chooses among placeholders; the client hears the option it named."""
+    mail = "anna.mueller@example.com"
+    question = Question(name="who", kind=QuestionKind.CHOICE, options=("nobody", mail), instructions=f"Is it {mail}?")
+
+    def the_last_option(seen):
+        (schema,) = seen.body["response_format"]["json_schema"]["schema"]["properties"].values()
+        return Reply(text=json.dumps({"who": schema["enum"][-1]}))
+
+    async def main():
+        async with a_box(thresholds={"confidence": 1.0}) as box:
+            box.cloud._veil = Veil(box.dispatcher._config)
+            box.up.respond = the_last_option
+            request = replace(asked((question,), limits={"locality": "redact"}), state=f"Written by {mail}.")
+            found = await decide(box, request)
+            assert mail not in json.dumps(box.up.seen[0].body)
+            return found, box.record
+
+    found, record = run(main)
+    assert (found.decided[0].served_by, found.decided[0].place) == (Target.CLOUD, 1)
+    assert (record.locality, record.redacted) == (Locality.REDACT, (("email", 1),))
+    assert record.prompt_text is None
