@@ -72,7 +72,9 @@ def systemone_request(document: dict[str, Any], *, header: str | None = None, **
     asked = limits(_with_task(body), header)
     if body.questions is None and asked.task is None:
         raise missing("questions")
-    questions = tuple(_question(name, question) for name, question in (body.questions or {}).items())
+    has_task = asked.task is not None
+    given = (body.questions or {}).items()
+    questions = tuple(_question(name, question, has_task=has_task) for name, question in given)
     count = sum(len(question.options) for question in questions)
     if count > MAX_ALL_OPTIONS:
         raise wrong_value("questions", f"may have at most {MAX_ALL_OPTIONS} options and levels in all", count)
@@ -138,14 +140,15 @@ def _no_media(param: str) -> Unsupported:
 # -- questions -------------------------------------------------------------------------------------------------------
 
 
-def _question(name: str, body: QuestionBody) -> Question:
+def _question(name: str, body: QuestionBody, *, has_task: bool) -> Question:
+    """Examples and a task can say what is asked in place of instructions."""
     param = f"questions.{shown_name(name)}"
     if not 0 < len(name) <= MAX_NAME_CHARS:
         raise wrong_value("questions", f"must have ids of 1 to {MAX_NAME_CHARS} characters", len(name))
     options, notes = _CRITERIA[body.type](f"{param}.criteria", body.criteria)
     kind = QuestionKind(body.type)
     instructions = _bounded(f"{param}.instructions", body.instructions or "", MAX_INSTRUCTIONS_CHARS)
-    if not instructions and not body.examples:
+    if not instructions and not body.examples and not has_task:
         raise missing(f"{param}.instructions")
     examples = tuple(
         _example(f"{param}.examples[{i}]", example, kind, options) for i, example in enumerate(body.examples or ())

@@ -88,6 +88,12 @@ def test_a_task_stands_for_questions(body, header):
     assert (request.limits.task, request.questions) == ("intent", ())
 
 
+def test_a_task_may_say_what_is_asked():
+    """A question of a task's options needs no instructions of its own."""
+    (found,) = parsed(task="intent", questions={"q": {"type": "choice", "criteria": {"a": None, "b": None}}}).questions
+    assert (found.instructions, found.options) == ("", ("a", "b"))
+
+
 def question(**changes):
     return {"questions": {"q": {**TEAM, **changes}}}
 
