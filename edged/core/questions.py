@@ -60,11 +60,15 @@ class QuestionsRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class OptionsItem:
-    """Texts that may stand behind a prompt; behind a chat they follow ``opening``, with which the answer begins."""
+    """Texts that may stand behind a prompt; behind a chat they follow ``opening``, with which the answer begins.
+
+    ``told_apart``: only so many tokens of each are looked at as tell it from the others.
+    """
 
     prompt: str | Chat
     options: tuple[str, ...]
     opening: str = ""
+    told_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

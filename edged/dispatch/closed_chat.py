@@ -64,7 +64,7 @@ def closed_chat(request: Request, judges: Judges, allowed: Terms, *, model: str)
         standard = judges.standard(
             request, _as_question(request.input, answers), model=model, threshold=allowed.confidence
         )
-        asked = OptionsItem(request.input, answers.endings, answers.opening)
+        asked = OptionsItem(request.input, answers.endings, answers.opening, told_apart=True)
     scoring = Scoring(
         request, [Sitting(standard, asked)], judges, write=lambda places: answers.answer(order[places[0]])
     )

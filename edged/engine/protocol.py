@@ -164,7 +164,8 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
 class ScoreItem(msgspec.Struct, frozen=True, array_like=True):
     """Texts that may stand behind a prompt: a chat, a text, or token ids; exactly one is given.
 
-    ``opening`` is text between the prompt and each option.
+    ``opening`` is text between the prompt and each option. ``told_apart``: of each option only the tokens that tell it
+    from the others are scored.
     """
 
     options: tuple[str, ...]
@@ -172,6 +173,7 @@ class ScoreItem(msgspec.Struct, frozen=True, array_like=True):
     text: str | None = None
     tokens: tuple[int, ...] | None = None
     opening: str = ""
+    told_apart: bool = False
 
 
 class Score(msgspec.Struct, frozen=True, tag=True):

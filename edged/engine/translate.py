@@ -96,9 +96,11 @@ def score(request: Request, items: Sequence[OptionsItem]) -> Score:
 
 def _score_item(item: OptionsItem) -> ScoreItem:
     if isinstance(item.prompt, str):
-        return ScoreItem(options=item.options, text=item.prompt, opening=item.opening)
+        return ScoreItem(
+            options=item.options, text=item.prompt, opening=item.opening, told_apart=item.told_apart
+        )
     turns = tuple(_turn(message) for message in item.prompt.messages)
-    return ScoreItem(options=item.options, turns=turns, opening=item.opening)
+    return ScoreItem(options=item.options, turns=turns, opening=item.opening, told_apart=item.told_apart)
 
 
 def scores(scored: Scored, items: Sequence[OptionsItem]) -> OptionScores:

@@ -53,6 +53,7 @@ from edged.engine.protocol import (
 from edged.engine.runner import Runner, Vocabulary, capture_log, gpu_note
 from edged.engine.scoring import option_sequences
 from edged.engine.sequence import Sequence
+from edged.engine.telling import told_apart
 from edged.errors import ContextOverflow, EdgedError, TemplateRejected
 
 HEARTBEAT_S = 1.0
@@ -228,6 +229,10 @@ class Worker:
             tokens += self._vocabulary.tokenize(piece, add_special=add_special, parse_special=True)
         return tokens
 
+    def _option_tokens(self, item: ScoreItem) -> list[list[int]]:
+        options = [self._plain_tokens(text) for text in item.options]
+        return told_apart(options) if item.told_apart else options
+
     def _plain_tokens(self, text: str) -> list[int]:
         return self._vocabulary.tokenize(text, add_special=False, parse_special=False) if text else []
 
@@ -262,7 +267,7 @@ class Worker:
             items = [
                 (
                     self._tokens(item) + self._plain_tokens(item.opening),
-                    [self._plain_tokens(text) for text in item.options],
+                    self._option_tokens(item),
                 )
                 for item in command.items
             ]
