@@ -23,7 +23,7 @@ class Decided:
     """The answer to one question. ``place`` is the option's; the cloud's answer has the probability 1.
 
     ``confidence`` is the local model's, whoever answered; None where it was not asked. ``threshold`` is what it was
-    held against; None where there is none.
+    held against, None where there is none; ``trusted``: whether it was enough.
     """
 
     question: Question
@@ -34,6 +34,7 @@ class Decided:
     method: str
     confidence: float | None = None
     threshold: float | None = None
+    trusted: bool | None = None
     task: str | None = None
     certificate: str | None = None
 
@@ -152,6 +153,7 @@ class Questionnaire(ScoredCase):
             local if label is None else _of_cloud(question, label, trace.reason),
             confidence=verdict.confidence,
             threshold=standard.threshold,
+            trusted=sitting.is_decided,
             task=standard.task,
             certificate=standard.certificate,
         )

@@ -109,6 +109,7 @@ def _edged(decided: Decided) -> Json:
         "method": decided.method,
         "confidence": None if decided.confidence is None else round(decided.confidence, _DIGITS),
         "threshold": decided.threshold,
+        "trusted": decided.trusted,
         "task": decided.task,
         "certificate": decided.certificate,
     }

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from decision_builders import ALL, CLOUD, DOUBT, SURE, UNSURE, asked, decide, odds, posted, said
+from decision_builders import ALL, CLOUD, DOUBT, SURE, TEAM, UNSURE, asked, decide, odds, posted, said
 from dispatch_builders import a_box, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,6 +64,7 @@ def test_only_what_is_undecided_goes_and_in_one_call():
     assert (urgent.probabilities, angry.probabilities) == ((0.0, 0.0, 1.0), (0.0, 1.0))
     assert (urgent.method, team.method) == ("cloud", "mean_logprob")
     assert urgent.confidence < 0.5 < team.confidence
+    assert (urgent.trusted, team.trusted) == (False, True)
     assert (record.served_by, record.reason) == (Target.CLOUD, Reason.LOW_CONFIDENCE)
     assert [(a.target, a.outcome) for a in record.attempts] == [
         (Target.LOCAL, Outcome.SERVED),
@@ -167,3 +168,26 @@ def test_personal_data_is_hidden_in_state_and_options_and_comes_back():
     assert (found.decided[0].served_by, found.decided[0].place) == (Target.CLOUD, 1)
     assert (record.locality, record.redacted) == (Locality.REDACT, (("email", 1),))
     assert record.prompt_text is None
+
+
+def test_more_options_than_one_command_takes_are_scored_in_turn():
+    """300 options in three questions: two commands under the request's own name, and one answer."""
+    many = [replace(TEAM, name=name, options=tuple(f"{name}{i}" for i in range(100))) for name in "xyz"]
+    commands = []
+
+    async def main():
+        async with a_box(cloud=[]) as box:
+            score = box.engine.score
+
+            async def watched(request, items, **fields):
+                commands.append((request.id, [len(item.options) for item in items]))
+                return await score(request, items, **fields)
+
+            box.engine.score = watched
+            found = await decide(box, asked(many))
+            await box.at_rest()
+            return found, box.record
+
+    found, record = run(main)
+    assert [d.place for d in found.decided] == [0, 0, 0]
+    assert commands == [(record.id, [100, 100]), (record.id, [100])]
