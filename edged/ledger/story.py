@@ -176,7 +176,9 @@ def _ending(record: Record) -> str:
     if record.status is not Status.OK:
         return str(record.status)
     by = f"answered by {record.served_by}"
-    return f"{by}, model {record.served_model}" if record.served_model else by
+    by = f"{by}, model {record.served_model}" if record.served_model else by
+    others = [a for a in record.attempts if a.outcome is Outcome.SERVED and a.target is not record.served_by]
+    return f"{by}, some of the questions by {', '.join(map(_name, others))}" if others else by
 
 
 def seconds(value: float | None) -> str:

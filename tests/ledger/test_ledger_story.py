@@ -154,3 +154,15 @@ def test_numbers_are_written_for_people() -> None:
     assert [dollars(0), dollars(1), dollars(1_500_000), dollars(2_000_000)] == ["$0", "$0.000001", "$1.5", "$2"]
     assert when(NOON) == "2026-09-21 14:13:20 UTC"
     assert "impossible" in when(1e30)
+
+
+def test_questions_that_box_and_cloud_answered_together_are_told_as_such() -> None:
+    """The request is the cloud's, and the box's share is not forgotten."""
+    text = told(
+        api="systemone",
+        served_by=Target.CLOUD,
+        served_model="cloud/big",
+        reason=Reason.LOW_CONFIDENCE,
+        attempts=(an_attempt(backend="small", model="small"), an_attempt(target=Target.CLOUD, backend="cloud")),
+    )
+    assert "answered by cloud, model cloud/big, some of the questions by small: low_confidence" in text
