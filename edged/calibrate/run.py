@@ -88,7 +88,7 @@ class Calibration:
         except LabelsEnded as exc:
             self.warnings.append(f"the cloud gave no more labels: {exc.message}")
         if plan.task.is_closed and plan.cloud is not None:
-            items = [item for item in items if self._chosen(item) is not None]
+            items = tuple(item for item in items if self._chosen(item) is not None)
             _check_count(items)
             await self._ask(items)
         found = [(item, line) for item in items if (line := self.results.get(self._id(item))) is not None]
