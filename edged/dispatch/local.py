@@ -62,7 +62,10 @@ async def nothing() -> AsyncGenerator[Chunk, None]:
 
 
 class Source(Protocol):
-    """How a local answer comes about: both as ``Engine`` has them."""
+    """How a local answer comes about, as ``Engine`` has it. ``answer_tokens``: so many are decoded, if that is known."""
+
+    @property
+    def answer_tokens(self) -> int | None: ...
 
     async def prepare(self, engine: Engine, request: Request) -> Prompt: ...
 
@@ -73,6 +76,8 @@ class Source(Protocol):
 
 class Generation:
     """Token by token."""
+
+    answer_tokens: int | None = None
 
     async def prepare(self, engine: Engine, request: Request) -> Prompt:
         return await engine.prepare(request)
@@ -119,6 +124,7 @@ async def attempt_local(engine: Engine, trace: Trace, allowed: Terms, source: So
             cached_tokens=prompt.cached_tokens,
             elapsed_s=trace.judged_s,
             load_s=trace.load_s,
+            answer_tokens=source.answer_tokens,
         )
     )
     if decision.target is not Target.LOCAL:

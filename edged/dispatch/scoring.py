@@ -41,6 +41,9 @@ class Scoring:
     ``write`` is the answer's text, from the place of the chosen option of each question.
     """
 
+    answer_tokens: int | None = 1
+    """Nothing is decoded; the work on all options is in the estimate of the prompt."""
+
     def __init__(
         self, asked: Request, sittings: Sequence[Sitting], judges: Judges, *, write: Callable[[Sequence[int]], str]
     ) -> None:

@@ -199,7 +199,7 @@ def with_patience(allowed: Terms, *, elapsed_s: float) -> Terms:
     return replace(allowed, ttft_s=max(allowed.ttft_s, elapsed_s + cloud_s), itl_s=max(allowed.itl_s, cloud_s))
 
 
-def review_admission(
+def review_admission(  # noqa: PLR0913 - each is a measured number of its own
     allowed: Terms,
     engine: EngineSnapshot,
     request: Request,
@@ -208,10 +208,12 @@ def review_admission(
     cached_tokens: int,
     elapsed_s: float,
     load_s: float = 0.0,
+    answer_tokens: int | None = None,
 ) -> Decision:
     """Stay or leave, now that the prompt's length is known. Without a cloud to ask, or a measured rate, stay.
 
     ``elapsed_s`` is without ``load_s``, a cold load that came before: it counts for the request's deadline alone.
+    ``answer_tokens``: so many will be decoded, where that is known better than from what the request allows.
 
     1. Prompt and the answer asked for do not fit the context.
     2. The first token would come too late, and the cloud's would come sooner.
@@ -228,7 +230,9 @@ def review_admission(
             reason = Reason.CONTEXT_OVERFLOW
         elif ttft_s is not None and ttft_s > allowed.ttft_s and (cloud_s is None or cloud_s < ttft_s):  # 2
             reason = Reason.TTFT_PREDICTED
-        elif _misses_deadline(allowed, engine, request, None if ttft_s is None else ttft_s + load_s, elapsed_s):  # 3
+        elif _misses_deadline(
+            allowed, engine, answer_tokens or request.max_tokens, None if ttft_s is None else ttft_s + load_s, elapsed_s
+        ):  # 3
             reason, threshold = Reason.DEADLINE_PREDICTED, allowed.deadline_s or 0.0
     target = Target.LOCAL if reason is stay else Target.CLOUD
     return Decision(
@@ -244,15 +248,15 @@ def review_admission(
 
 
 def _misses_deadline(
-    allowed: Terms, engine: EngineSnapshot, request: Request, ttft_s: float | None, elapsed_s: float
+    allowed: Terms, engine: EngineSnapshot, answer_tokens: int | None, ttft_s: float | None, elapsed_s: float
 ) -> bool:
     if allowed.deadline_s is None or ttft_s is None:
         return False
-    total_s = predict_total_s(engine, ttft_s=ttft_s, answer_tokens=request.max_tokens)
+    total_s = predict_total_s(engine, ttft_s=ttft_s, answer_tokens=answer_tokens)
     if total_s is None or total_s <= allowed.deadline_s:
         return False
-    answer_tokens = request.max_tokens or EXPECTED_ANSWER_TOKENS
-    return allowed.outlook is None or elapsed_s + allowed.outlook.total_s(answer_tokens) < total_s
+    expected = answer_tokens or EXPECTED_ANSWER_TOKENS
+    return allowed.outlook is None or elapsed_s + allowed.outlook.total_s(expected) < total_s
 
 
 class Verdict(StrEnum):

@@ -191,3 +191,16 @@ def test_more_options_than_one_command_takes_are_scored_in_turn():
     found, record = run(main)
     assert [d.place for d in found.decided] == [0, 0, 0]
     assert commands == [(record.id, [100, 100]), (record.id, [100])]
+
+
+def test_a_deadline_counts_what_is_computed_not_an_answer_that_nobody_writes():
+    """At two tokens a second a usual answer would be late; the options are there in time."""
+
+    async def main():
+        async with a_box(thresholds={"ttft_s": 60}) as box:
+            box.engine.worker = {"prefill_tps": 1_000.0, "decode_tps": 2.0}
+            found = await decide(box, asked(limits={"deadline_s": 5.0}))
+            assert not box.up.seen
+            return found
+
+    assert {d.reason for d in run(main).decided} == {Reason.WITHIN_BUDGET}
