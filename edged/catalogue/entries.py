@@ -1,5 +1,6 @@
 """The catalogue: one TOML file per model, every key checked. A name is only ever a key of the loaded table."""
 
+import datetime as dt
 import os
 import tomllib
 from collections.abc import Mapping
@@ -32,6 +33,38 @@ class ChatNotes(Section):
     notes: str = ""
 
 
+class Calibration(Section):
+    """``[[calibration]]``: what `edged calibrate` measured of this model in one public task, and on what.
+
+    ``labels`` in all, half of them to certify on: ``accuracy`` and ``auroc`` are those of that half. ``coverage`` is
+    the share certified with ``max_error`` at ``confidence``; 0: uncertified. ``model_sha256`` is the file's that was
+    measured: with other weights the numbers say nothing.
+    """
+
+    task: str = Field(min_length=1, max_length=100)
+    data: str = Field(min_length=1, max_length=200)
+    data_url: str = Field(pattern=r"^https://\S+$")
+    classes: int = Field(ge=2, le=255)
+    labels: int = Field(ge=20)
+    level: Literal["zero_shot", "map", "features", "hidden"]
+    accuracy: float = Field(ge=0, le=1)
+    auroc: float | None = Field(default=None, ge=0, le=1)
+    max_error: float = Field(gt=0, lt=1)
+    confidence: float = Field(ge=0.5, lt=1)
+    coverage: float = Field(ge=0, le=1)
+    date: dt.date
+    edged: str = Field(min_length=1, max_length=40)
+    model_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def sentence(self) -> str:
+        """``SNIPS intents (7 classes, 340 labels): serves 98 % with at most 5 % error, confidence 90 %``."""
+        what = f"{self.task} ({self.classes} classes, {self.labels} labels)"
+        target = f"at most {self.max_error * 100:g} % error, confidence {self.confidence * 100:g} %"
+        served = f"serves {self.coverage:.0%}".replace("%", " %") if self.coverage else "uncertified"
+        return f"{what}: {served} with {target}"
+
+
 class Entry(Section):
     """One model. ``sources`` are tried in order; ``context_tokens`` is the length it was trained on."""
 
@@ -45,6 +78,7 @@ class Entry(Section):
     context_tokens: int = Field(ge=16)
     memory: MemoryNeed
     chat: ChatNotes
+    calibrations: tuple[Calibration, ...] = Field(default=(), alias="calibration", max_length=50)
 
     def memory_bytes(self, pool_tokens: int) -> int:
         """Estimate what a worker with a KV pool of that many tokens needs."""

@@ -1,4 +1,4 @@
-"""``edged models list | pull | verify | remove | optimize``."""
+"""``edged models list | show | pull | verify | remove | optimize``."""
 
 import argparse
 import json
@@ -19,13 +19,18 @@ _LINE_EVERY_PERCENT = 10
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.ArgumentParser) -> None:
     """Register ``models``; ``common`` holds ``--config``, and ``func`` takes the arguments to an exit code."""
-    models = subparsers.add_parser("models", help="list, pull, verify, remove and optimize model files")
-    actions = models.add_subparsers(dest="action", required=True, metavar="list|pull|verify|remove|optimize")
+    models = subparsers.add_parser("models", help="list, show, pull, verify, remove and optimize model files")
+    actions = models.add_subparsers(dest="action", required=True, metavar="list|show|pull|verify|remove|optimize")
     place = argparse.ArgumentParser(add_help=False, parents=[common])
     place.add_argument("--dir", type=Path, help="the models directory (default: models/ in the state directory)")
 
     listing = actions.add_parser("list", parents=[place], help="the catalogue and what of it is installed")
     listing.add_argument("--json", action="store_true", help="one JSON array on standard output")
+    show = actions.add_parser(
+        "show", parents=[place], help="what is known of one model, and what it was measured to do"
+    )
+    show.add_argument("name", help="a name from the list")
+    show.add_argument("--json", action="store_true", help="one JSON object on standard output")
     pull = actions.add_parser("pull", parents=[place], help="fetch a model and check its digest")
     pull.add_argument("name", nargs="?", help="a name from the list (default: the models the config uses)")
     verify = actions.add_parser("verify", parents=[place], help="hash installed files again")
@@ -35,7 +40,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.A
 
     best = _optimize_parser(actions, place)
 
-    chosen = ((listing, _list), (pull, _pull), (verify, _verify), (remove, _remove), (best, _optimize))
+    chosen = ((listing, _list), (show, _show), (pull, _pull), (verify, _verify), (remove, _remove), (best, _optimize))
     for parser, action in chosen:
         parser.set_defaults(func=run, run_action=action)
 
@@ -86,6 +91,31 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     print(_table(rows))
     return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    entry, store = _named(args.name), Store(args.dir)
+    weights = catalogue.in_use(store, entry)
+    if args.json:
+        row = _row(entry, store.status(entry), weights, _users(args))
+        print(json.dumps({**row, "title": entry.title, "calibrations": _calibrations(entry)}, indent=2))
+        return 0
+    facts = (entry.title, f"{_size(entry.bytes)}, {entry.context_tokens} tokens of context, {entry.licence}")
+    print("\n".join([f"{entry.name}: {store.status(entry).state}", *facts, f"chat: {entry.chat.notes}"]))
+    if not entry.calibrations:
+        print("\nnot calibrated on any public task: edged calibrate TASK tells what it can do in yours")
+        return 0
+    print("\nMeasured on public tasks, to know what to expect; what holds on this box: edged calibrate TASK")
+    for found in entry.calibrations:
+        auroc = "-" if found.auroc is None else f"{found.auroc:.3f}"
+        other = "" if found.model_sha256 == weights.sha256 else "; with other weights than those in use here"
+        print(f"  {found.sentence}\n    accuracy {found.accuracy:.3f}, AUROC {auroc}, level {found.level}")
+        print(f"    {found.data}, {found.date}, edged {found.edged}, weights {found.model_sha256[:8]}{other}")
+    return 0
+
+
+def _calibrations(entry: Entry) -> list[dict[str, Any]]:
+    return [found.model_dump(mode="json") for found in entry.calibrations]
 
 
 def _pull(args: argparse.Namespace) -> int:
@@ -189,6 +219,7 @@ def _row(entry: Entry, found: Installed, weights: Weights, used_by: dict[str, li
         "licence": entry.licence,
         "context_tokens": entry.context_tokens,
         "used_by": used_by.get(entry.name, []),
+        "calibrated": len(entry.calibrations),
         "weights": {
             "format": weights.weight_format,
             "sha256": weights.sha256,
@@ -199,7 +230,7 @@ def _row(entry: Entry, found: Installed, weights: Weights, used_by: dict[str, li
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = ("NAME", "STATE", "SIZE", "CONTEXT", "LICENCE", "WEIGHTS", "USED BY", "PATH")
+    header = ("NAME", "STATE", "SIZE", "CONTEXT", "LICENCE", "WEIGHTS", "CALIBRATED", "USED BY", "PATH")
     return plain(header, [_line(row) for row in rows])
 
 
@@ -208,7 +239,7 @@ def _line(row: dict[str, Any]) -> Columns:
     used_by = ",".join(row["used_by"]) or "-"
     return (
         *(row["name"], row["state"], size, str(row["context_tokens"]), row["licence"]),
-        *(_weights(row["weights"]), used_by, row["path"]),
+        *(_weights(row["weights"]), f"{row['calibrated']} tasks" if row["calibrated"] else "-", used_by, row["path"]),
     )
 
 
