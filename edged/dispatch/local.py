@@ -62,7 +62,7 @@ async def nothing() -> AsyncGenerator[Chunk, None]:
 
 
 class Source(Protocol):
-    """How a local answer comes about, as ``Engine`` has it. ``answer_tokens``: so many are decoded, if that is known."""
+    """How a local answer comes about, as ``Engine`` has it. ``answer_tokens``: so many are decoded, if it is known."""
 
     @property
     def answer_tokens(self) -> int | None: ...
