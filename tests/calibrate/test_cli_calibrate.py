@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from calibrate_builders import write_rows, write_task
 
@@ -39,6 +40,7 @@ EXAMPLES = "".join(f"\n[[example]]\ninput = {json.dumps(a)}\nanswer = {json.dump
 @pytest.fixture
 def state(tmp_path, monkeypatch):
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setattr("os.nice", lambda _: None)  # this process has other tests to run
     return tmp_path / "state"
 
 
@@ -70,6 +72,9 @@ def test_a_calibration_killed_in_the_middle_goes_on_where_it_was(box, state, cap
     with started(box) as process:
         while "asking the local model: 1" not in (line := process.stderr.readline()):
             assert line, "it ended too soon"
+        family = [found := psutil.Process(process.pid), *found.children()]
+        assert len(family) > 1
+        assert all(member.nice() >= 10 for member in family)
         os.kill(process.pid, signal.SIGKILL)
     (kept,) = (state / "calibrate").glob("kind-*.jsonl")
     before = kept.read_bytes().rpartition(b"\n")[0]

@@ -33,6 +33,7 @@ def says_what_it_sees(seen):
 @pytest.fixture
 def state(tmp_path, monkeypatch):
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "own"))
+    monkeypatch.setattr("os.nice", lambda _: None)  # this process has other tests to run
 
 
 def calibrate(directory, box, text, *arguments):
