@@ -8,7 +8,7 @@ from contextlib import closing
 import openai
 import psutil
 import pytest
-from daemon_builders import a_chat, config_text, daemon, in_background, scripted_cloud, until
+from daemon_builders import ROOT, a_chat, config_text, daemon, in_background, scripted_cloud, until
 
 PATH = "/v1/systemone"
 QUESTIONS = {
@@ -260,3 +260,15 @@ def test_a_worker_killed_while_it_scores_is_escalated_or_a_clear_error(box, clou
     assert (status, headers["x-edged-served-by"], headers["x-edged-reason"]) == (200, "cloud", "local_unavailable")
     assert body["answers"]["q7"] == {"type": "noul", "noul": 1.0}
     assert post(box, state=STATE, questions=QUESTIONS, **HOME)[0] == 200
+
+
+def test_the_examples_of_the_documentation_work(box, cloud, capsys):
+    """The Python of docs/decisions.md as it stands there, and the body of its curl command."""
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    python = text.partition("```python\n")[2].partition("```")[0]
+    cloud.reply(text=json.dumps({"intent": "GetWeather"}))
+    exec(python.replace("127.0.0.1:8080", f"127.0.0.1:{box.port}"), {})
+    assert capsys.readouterr().out.split()[1] in ("local", "cloud")
+    body = json.loads(text.partition("-d '")[2].partition("'\n")[0])
+    status, _, answer = post(box, **body, **HOME)
+    assert (status, list(answer["answers"])) == (200, ["route", "angry", "urgency"])
