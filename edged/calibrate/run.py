@@ -94,7 +94,7 @@ class Calibration:
         found = [(item, line) for item in items if (line := self.results.get(self._id(item))) is not None]
         fitting_on = [item for item, line in found if not line.o]
         if lost := len(found) - len(fitting_on):
-            self.warnings.append(f"{lost} items are too long for the model and are left out: such requests escalate")
+            self.warnings.append(f"left out because they are too long for the model (such requests escalate): {lost}")
         return await asyncio.to_thread(self._come_to, fitting_on)
 
     # -- asking ------------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Calibration:
 
     def _ignored(self) -> tuple[str, ...]:
         missing = len(self.plan.dataset.items) - len(self.plan.dataset.labelled)
-        return (f"{missing} items have no answer and are left out (--from-cloud asks for them)",) if missing else ()
+        return (f"left out because they have no answer (--from-cloud asks for it): {missing}",) if missing else ()
 
 
 async def _side_by_side(items: Sequence[Item], one: Callable[[Item], Awaitable[None]], *, at_once: int) -> None:

@@ -91,10 +91,10 @@ def test_too_few_labels_of_a_good_model_say_how_many_might_do():
 
 
 def test_the_stated_error_is_broken_no_more_often_than_stated(monkeypatch):
-    """60 worlds, each certified on 150 items and judged on 3,000 others: at most 1 in 10 breaks 10 %, give or take."""
+    """40 worlds, each certified on 150 items and judged on 3,000 others: at most 1 in 10 breaks 10 %, give or take."""
     target, broken, certified = Target(max_error=0.1, cloud_share=None, delta=0.1), 0, 0
     monkeypatch.setattr(outcome, "labels_needed", lambda choice, target: None)  # slow, and not what this is about
-    for seed in range(60):
+    for seed in range(40):
         found = outcome.of_answered(
             answered(60, seed=seed), answered(150, seed=1000 + seed), target=target, about=ABOUT
         )
@@ -104,8 +104,8 @@ def test_the_stated_error_is_broken_no_more_often_than_stated(monkeypatch):
         fresh = [(found.artefact.judge_answer(i.score), i.right) for i in answered(3000, seed=2000 + seed)]
         served = [right for confidence, right in fresh if confidence >= found.artefact.threshold]
         broken += served.count(False) / len(served) > 0.1
-    assert certified > 20
-    assert broken <= 6
+    assert certified > 14
+    assert broken <= 4
 
 
 def test_a_share_for_the_cloud_is_kept_and_its_error_is_measured_not_promised():
