@@ -23,6 +23,9 @@ FORMAT = 1
 FORM = f"with the hidden state; answer features {VERSION}"
 """What is asked of the model beside what the key says."""
 
+MOST_FILES = 4
+"""Of one task: its results under other keys, such as another model's, beyond so many are deleted, the oldest first."""
+
 _SYNC_EVERY = 32
 _ID_CHARACTERS = 32
 
@@ -92,6 +95,7 @@ class Results:
         header = _Header(FORMAT, key, form)
         if fresh or not self._resume(header):
             self._begin(header)
+            _tidy(directory, self.path)
 
     def __repr__(self) -> str:
         return f"Results({self.path.name}, {len(self._lines)} items)"
@@ -150,3 +154,11 @@ class Results:
         self._file.truncate()
         self._file.write(msgspec.json.encode(header) + b"\n")
         self._file.flush()
+
+
+def _tidy(directory: Path, path: Path) -> None:
+    task = path.name.rpartition("-")[0]
+    others = [other for other in directory.glob("*.jsonl") if other.name.rpartition("-")[0] == task and other != path]
+    others.sort(key=lambda other: other.stat().st_mtime, reverse=True)
+    for other in others[MOST_FILES - 1 :]:
+        other.unlink(missing_ok=True)

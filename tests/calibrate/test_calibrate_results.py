@@ -84,3 +84,13 @@ def test_no_text_is_kept(tmp_path):
     header, line = results.path.read_text().splitlines()
     assert json.loads(header)["key"]["task"] == "mood@0123"
     assert set(json.loads(line)) == {"i", "l"}
+
+
+def test_results_under_other_keys_do_not_pile_up(tmp_path):
+    """Four files of a task; another task's are not touched."""
+    other = opened(tmp_path, key=msgspec.structs.replace(KEY, task="mood-2@1"))
+    other.close()
+    for number in range(6):
+        opened(tmp_path, key=msgspec.structs.replace(KEY, sampler=str(number))).close()
+    assert len(list(tmp_path.iterdir())) == 5
+    assert other.path.exists()
