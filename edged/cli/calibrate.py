@@ -34,7 +34,7 @@ _INTERRUPTED = 130
 _LINE_EVERY_PERCENT = 10
 _NICENESS = 10
 _STEPS = {Level.ZERO_SHOT: "L0", Level.MAP: "L1", Level.FEATURES: "L2", Level.HIDDEN: "L3"}
-_HEADER = ("LEVEL", "ACCURACY", "AUROC", "AURC", "BRIER", "ECE", "GAIN", "")
+_HEADER = ("LEVEL", "ACCURACY", "AUROC", "AURC", "BRIER", "ECE", "GAIN (LOW)", "")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.ArgumentParser) -> None:
@@ -242,7 +242,7 @@ def _line(tried: Any) -> Columns:
     name = f"{_STEPS[tried.level]} {tried.level.value}"
     if tried.problem is not None:
         return (name, *("-",) * 6, tried.problem)
-    gain = "-" if tried.gain is None else f"{tried.gain:+.4f} (from {tried.gain_low:+.4f})"
+    gain = "-" if tried.gain is None else f"{tried.gain:+.4f} ({tried.gain_low:+.4f})"
     numbers = (tried.accuracy, tried.auroc, tried.aurc, tried.brier, tried.ece)
     return (name, *map(_number, numbers), gain, "used" if tried.used else "")
 
