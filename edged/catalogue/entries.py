@@ -61,8 +61,8 @@ class Calibration(Section):
         """``SNIPS intents (7 classes, 340 labels): serves 98 % with at most 5 % error, confidence 90 %``."""
         what = f"{self.task} ({self.classes} classes, {self.labels} labels)"
         target = f"at most {self.max_error * 100:g} % error, confidence {self.confidence * 100:g} %"
-        served = f"serves {self.coverage:.0%}".replace("%", " %") if self.coverage else "uncertified"
-        return f"{what}: {served} with {target}"
+        served = f"serves {self.coverage * 100:.0f} % with" if self.coverage else "uncertified for"
+        return f"{what}: {served} {target}"
 
 
 class Entry(Section):
