@@ -275,8 +275,9 @@ class DecodeLoop:
             self._scheduler.fail([row.sequence])
             self._give_up(row.sequence.id, exc.message)
             return
+        state = self._runner.state(index) if row.wants_state else None
         self._scheduler.keep(row, row.drafted)
-        if self._scores.add(row, found):
+        if self._scores.add(row, found, state):
             self._scheduler.finish(row.sequence)
             if scored := self._scores.close(row.sequence):
                 self._publish(scored)

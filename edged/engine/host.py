@@ -196,9 +196,10 @@ class Engine(Life):
         finally:
             self._release(request.id, inbox)
 
-    async def score(self, request: Request, items: Sequence[OptionsItem]) -> OptionScores:
+    async def score(self, request: Request, items: Sequence[OptionsItem], *, wants_state: bool = False) -> OptionScores:
         """How likely each option is behind its prompt; what the prompts share is computed once.
 
+        ``wants_state``, here or in the request: the scores come with the prompts' last hidden states.
         A prompt of this request that lies ready is given up: its id is the work's from here on.
         Cancelling stops the work within one step. Raises: NotReady, OutOfMemory, WorkerLost, EngineError,
         InvalidRequest, ContextOverflow.
@@ -212,7 +213,7 @@ class Engine(Life):
         if len(self._inboxes) == 1:
             self.on_work()
         try:
-            worker.send(translate.score(request, items))
+            worker.send(translate.score(request, items, wants_state=wants_state))
             scored = await self._next(inbox)
             assert isinstance(scored, Scored)
             return translate.scores(scored, items)

@@ -126,7 +126,7 @@ def _recurrent_bytes(file: GgufFile, sequences: int) -> int:
 
 
 def _compute_bytes(file: GgufFile, *, cells: int, outputs: int, batch_tokens: int) -> int:
-    """The graph's buffer, and the logits handed out.
+    """The graph's buffer, and the logits and hidden states handed out.
 
     The graph needs its attention masks (one more where windows slide) with the widest layer's activations, or else
     the logits: llama.cpp reuses the one's space for the other.
@@ -136,7 +136,7 @@ def _compute_bytes(file: GgufFile, *, cells: int, outputs: int, batch_tokens: in
     activations = 2 * file.feed_forward_length + 4 * file.embedding_length + 3 * heads_width
     layers_bytes = batch_tokens * (masks * cells * _MASK_BYTES + activations * _F32_BYTES)
     logits_bytes = min(outputs, batch_tokens) * file.vocab_tokens * _F32_BYTES
-    handed_out_bytes = outputs * file.vocab_tokens * _F32_BYTES
+    handed_out_bytes = outputs * (file.vocab_tokens + file.embedding_length) * _F32_BYTES
     return int(_COMPUTE_FACTOR * max(layers_bytes, logits_bytes)) + handed_out_bytes
 
 

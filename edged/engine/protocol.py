@@ -177,12 +177,16 @@ class ScoreItem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Score(msgspec.Struct, frozen=True, tag=True):
-    """Compute how likely each option is behind its item's prompt; what prompts share is computed once."""
+    """Compute how likely each option is behind its item's prompt; what prompts share is computed once.
+
+    ``wants_state``: of each prompt's last token the last layer's output is wanted as well.
+    """
 
     id: str
     tenant: str
     items: tuple[ScoreItem, ...]
     background: bool = False
+    wants_state: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -334,7 +338,8 @@ class Embedded(msgspec.Struct, frozen=True, tag=True):
 class Scored(msgspec.Struct, frozen=True, tag=True):
     """The log-probability (nats) of each token of each option, the items' options one after another.
 
-    ``prompt_tokens`` and ``cached_tokens`` are summed over the items.
+    ``prompt_tokens`` and ``cached_tokens`` are summed over the items. ``states``: of each item, where they were wanted,
+    little-endian float16.
     """
 
     id: str
@@ -345,6 +350,7 @@ class Scored(msgspec.Struct, frozen=True, tag=True):
     queue_s: float
     prefill_s: float
     decode_s: float
+    states: tuple[bytes, ...] = ()
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):

@@ -137,6 +137,8 @@ class Runner:
         if not self._memory:
             raise EngineError('this model does not continue text: it needs purpose = "embed" or "rerank"')
         self._vocab_tokens = self.vocabulary.size_tokens
+        self._state_values = llama.llama_model_n_embd_out(self._model)
+        self._gives_states = False
         self._batch = _Rows(self.batch_tokens, sequences)
         self._abort = AbortFlag(self._context)
 
@@ -159,12 +161,29 @@ class Runner:
         Logits of row i's last known token are then ``logits(i)``, of its n-th guess ``logits(i, n)``.
         """
         self._batch.fill(rows)
+        self._give_states(any(row.wants_state for row in rows))
         return int(llama.llama_decode(self._context, self._batch.raw))
 
     def logits(self, row: int, guesses: int = 0) -> NDArray[np.float32]:
         """Logits behind so many of the row's guesses (shape: vocabulary), valid until the next decode."""
         pointer = llama.llama_get_logits_ith(self._context, self._batch.first[row] + guesses)
         return np.ctypeslib.as_array(pointer, (self._vocab_tokens,))
+
+    def state(self, row: int) -> NDArray[np.float32]:
+        """The last layer's output, behind the final norm, where ``logits(row)`` come from; valid as long as they are.
+
+        Only of a step with a row that wants it.
+        """
+        pointer = llama.llama_get_embeddings_ith(self._context, self._batch.first[row])
+        return np.ctypeslib.as_array(pointer, (self._state_values,))
+
+    def _give_states(self, wanted: bool) -> None:
+        """With states llama.cpp takes every token of a batch for an output, and complains of those that are not."""
+        if wanted:
+            self._batch.logits[: self._batch.raw.n_tokens] = 1
+        if wanted != self._gives_states:
+            llama.llama_set_embeddings(self._context, wanted)
+            self._gives_states = wanted
 
     def sampler(self, params: Params) -> Sampler:
         return SamplerChain(params, vocab_tokens=self._vocab_tokens)
@@ -195,6 +214,7 @@ class Runner:
     def _new_context(self, load: Load, sequences: int) -> llama.llama_context_p:
         params = context_params(load, sequences=sequences)
         params.n_outputs_max = max(sequences, load.output_rows)
+        params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
         return open_context(self._model, params)
 
 

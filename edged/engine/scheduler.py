@@ -31,6 +31,7 @@ class Row:
     """Tokens of one sequence in one batch, from position ``start`` on; ``wants_logits`` of the last one.
 
     The last ``drafted`` tokens are guesses; logits are wanted of each of them and of the token before them.
+    ``wants_state``: of the place of the first logits the hidden state is wanted too.
     """
 
     sequence: Sequence
@@ -38,6 +39,12 @@ class Row:
     tokens: tuple[int, ...]
     wants_logits: bool
     drafted: int = 0
+    wants_state: bool = False
+
+    @property
+    def outputs(self) -> int:
+        """Of so many tokens the logits are wanted."""
+        return self.drafted + self.wants_logits
 
     @property
     def guesses(self) -> tuple[int, ...]:
@@ -137,7 +144,7 @@ class Scheduler:
             return rows
         for option in sorted((s for s in self._waiting if s.option), key=lambda waiting: self._turn(waiting, now_s)):
             left = budget - sum(len(row.tokens) for row in rows)
-            free = outputs - sum(row.drafted + row.wants_logits for row in rows)
+            free = outputs - _outputs(rows, all_of_them=option.wants_state)
             if self.running >= self._slots or left <= 0 or free <= 0:
                 break
             if self._may_join(option, rows, left, free) and self._begin(option, now_s):
@@ -146,10 +153,9 @@ class Scheduler:
 
     def _may_join(self, option: Sequence, rows: list[Row], budget: int, outputs: int) -> bool:
         """Only whole, and only if no row of the step computes what it would then compute a second time."""
-        if len(option.option) > outputs:
-            return False
         cached = self._pool.cached_prefix(option.shareable, option.tenant)
-        if len(option.tokens) - cached > budget:
+        computed = len(option.tokens) - cached
+        if computed > budget or (computed if _counts_all([*rows], option) else len(option.option)) > outputs:
             return False
         prompt = option.shareable[:-1]
         return all(common_prefix(row.sequence.shareable[:-1], prompt) <= cached for row in rows)
@@ -289,10 +295,32 @@ def _prompt_row(sequence: Sequence, budget: int, outputs: int) -> Row:
     end = min(len(sequence.tokens), start + budget)
     if not sequence.option:
         return Row(sequence, start, tuple(sequence.tokens[start:end]), wants_logits=end == len(sequence.tokens))
-    first = max(start, sequence.prompt_tokens - 1)
-    end = min(end, first + outputs)
+    last = sequence.prompt_tokens - 1
+    wants_state = sequence.wants_state and start <= last < end
+    if wants_state and last + 1 - start > outputs:  # every token of such a step is an output: most of them go before
+        return Row(sequence, start, tuple(sequence.tokens[start:last]), wants_logits=False)
+    first = max(start, last)
+    end = min(end, (start if wants_state else first) + outputs)
     wanted = max(0, end - first)
-    return Row(sequence, start, tuple(sequence.tokens[start:end]), wants_logits=wanted > 0, drafted=max(0, wanted - 1))
+    return Row(
+        sequence,
+        start,
+        tuple(sequence.tokens[start:end]),
+        wants_logits=wanted > 0,
+        drafted=max(0, wanted - 1),
+        wants_state=wants_state,
+    )
+
+
+def _outputs(rows: list[Row], *, all_of_them: bool) -> int:
+    """The outputs of a step: all of its tokens where it gives states."""
+    if all_of_them or any(row.wants_state for row in rows):
+        return sum(len(row.tokens) for row in rows)
+    return sum(row.outputs for row in rows)
+
+
+def _counts_all(rows: list[Row], option: Sequence) -> bool:
+    return option.wants_state or any(row.wants_state for row in rows)
 
 
 def _whole_tiles(tokens: int, *, at_most: int) -> int:

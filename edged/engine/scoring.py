@@ -50,6 +50,7 @@ def option_sequences(
                     background=command.background,
                     option=tuple(option),
                     follows=i > 0,
+                    wants_state=command.wants_state and i == 0,
                 )
             )
     return tuple(sequences)
@@ -94,11 +95,12 @@ def logprob(logits: NDArray[np.float32], token: int) -> float:
 
 @dataclass(slots=True)
 class _Group:
-    """The sequences of one command, and the log-probabilities found so far of each."""
+    """The sequences of one command, and what was found so far of each; states by their sequence's place."""
 
     sequences: tuple[Sequence, ...]
     logprobs: list[list[float]]
     open: set[Sequence]
+    states: dict[int, bytes]
 
 
 class Scores:
@@ -116,16 +118,19 @@ class Scores:
 
     def open(self, sequences: tuple[Sequence, ...]) -> None:
         """Begin the options of one command."""
-        self._groups[sequences[0].id] = _Group(sequences, [[] for _ in sequences], set(sequences))
+        self._groups[sequences[0].id] = _Group(sequences, [[] for _ in sequences], set(sequences), {})
 
     def forget(self, request_id: str) -> None:
         """Nobody wants these any more; an unknown id is fine."""
         self._groups.pop(request_id, None)
 
-    def add(self, row: Row, found: list[float]) -> bool:
+    def add(self, row: Row, found: list[float], state: NDArray[np.float32] | None) -> bool:
         """Note what a computed row said of its option's next tokens; whether that was the last of them."""
         sequence = row.sequence
-        known = self._groups[sequence.id].logprobs[sequence.choice]
+        group = self._groups[sequence.id]
+        known = group.logprobs[sequence.choice]
+        if state is not None:
+            group.states[sequence.choice] = _halves(state)
         first = max(0, row.start - sequence.prompt_tokens + 1)
         known[first:] = found  # one that had to start over says everything again
         if sequence.first_token_s is None:
@@ -162,4 +167,11 @@ def _scored(group: _Group) -> Scored:
         queue_s=admitted_s - sequences[0].submitted_s,
         prefill_s=first_s - admitted_s,
         decode_s=time.monotonic() - first_s,
+        states=tuple(group.states[leader.choice] for leader in leaders if leader.wants_state),
     )
+
+
+def _halves(state: NDArray[np.float32]) -> bytes:
+    """As little-endian float16; what is larger than they go becomes the largest."""
+    limit = np.finfo(np.float16).max
+    return state.clip(-limit, limit).astype("<f2").tobytes()

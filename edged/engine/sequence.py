@@ -17,6 +17,7 @@ class Sequence:
 
     With an ``option`` nothing is generated: ``tokens`` is the prompt and all of the option but its last token, and what
     is wanted is how likely each of the option's tokens was. ``follows`` another sequence that computes the same prompt.
+    ``wants_state``: the last layer's output at the prompt's last token is wanted as well.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Sequence:
     accepted_tokens: int = 0
     option: tuple[int, ...] = ()
     follows: bool = False
+    wants_state: bool = False
 
     def __repr__(self) -> str:
         return (

@@ -90,15 +90,19 @@ def embed(request: TextsRequest) -> Embed:
     )
 
 
-def score(request: Request, items: Sequence[OptionsItem]) -> Score:
-    return Score(request.id, request.tenant, tuple(map(_score_item, items)), background=request.background)
+def score(request: Request, items: Sequence[OptionsItem], *, wants_state: bool) -> Score:
+    return Score(
+        request.id,
+        request.tenant,
+        tuple(map(_score_item, items)),
+        background=request.background,
+        wants_state=wants_state or (isinstance(request, QuestionsRequest) and request.wants_state),
+    )
 
 
 def _score_item(item: OptionsItem) -> ScoreItem:
     if isinstance(item.prompt, str):
-        return ScoreItem(
-            options=item.options, text=item.prompt, opening=item.opening, told_apart=item.told_apart
-        )
+        return ScoreItem(options=item.options, text=item.prompt, opening=item.opening, told_apart=item.told_apart)
     turns = tuple(_turn(message) for message in item.prompt.messages)
     return ScoreItem(options=item.options, turns=turns, opening=item.opening, told_apart=item.told_apart)
 
@@ -113,6 +117,7 @@ def scores(scored: Scored, items: Sequence[OptionsItem]) -> OptionScores:
             cached_tokens=scored.cached_tokens,
         ),
         timings=Timings(queue_s=scored.queue_s, prefill_s=scored.prefill_s, decode_s=scored.decode_s),
+        states=scored.states or None,
     )
 
 

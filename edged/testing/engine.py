@@ -19,6 +19,7 @@ from edged.engine.scheduler import Row
 END = 256
 """The end-of-answer token of the fake vocabulary: 256 bytes and this."""
 
+_STATE_VALUES = 8
 _VOCAB_TOKENS = END + 1
 _ABORTED = 2
 _NO_SPACE = 1
@@ -41,6 +42,12 @@ def replies(text: bytes, *, after: int = 0) -> Answer:
         return text[said] if said < len(text) else END
 
     return answer
+
+
+def state_of(context: Sequence[int]) -> NDArray[np.float32]:
+    """A hidden state that depends on every token before it."""
+    digest = hashlib.blake2b(repr(tuple(context)).encode(), digest_size=4 * _STATE_VALUES).digest()
+    return np.frombuffer(digest, dtype="<u4").astype(np.float32) / np.float32(2**32)
 
 
 class FakeVocabulary:
@@ -149,7 +156,9 @@ class FakeRunner:
 
     def decode(self, rows: Sequence[Row]) -> int:
         assert 0 < sum(len(row.tokens) for row in rows) <= self.batch_tokens, "a batch is over its limit"
-        assert sum(row.wants_logits + row.drafted for row in rows) <= self.step_rows, "no room for so many logits"
+        gives_states = any(row.wants_state for row in rows)
+        outputs = sum(len(row.tokens) if gives_states else row.outputs for row in rows)
+        assert outputs <= self.step_rows, "no room for so many outputs"
         self.steps.put(tuple(rows))
         while not self._gate.wait(_POLL_S):
             if self._abort.is_set():
@@ -184,6 +193,9 @@ class FakeRunner:
         logits = np.zeros(_VOCAB_TOKENS, dtype=np.float32)
         logits[self._answer(self._contexts[row][guesses])] = 10
         return logits
+
+    def state(self, row: int) -> NDArray[np.float32]:
+        return state_of(self._contexts[row][0])
 
     def sampler(self, params: Params) -> _FakeSampler:
         self.samplers.append(_FakeSampler(params))

@@ -14,7 +14,7 @@ from edged.engine.kv import KvPool
 from edged.engine.protocol import Refused, Score, Scored, ScoreItem, StepDone
 from edged.engine.scoring import MAX_OPTION_TOKENS, MAX_OPTIONS, option_sequences
 from edged.errors import ContextOverflow, EngineError, InvalidRequest
-from edged.testing.engine import END, FakeRunner
+from edged.testing.engine import END, FakeRunner, state_of
 
 WAIT_S = 10
 SLOTS, CELLS, OUTPUTS = 3, 600, 6
@@ -33,6 +33,11 @@ class NoisyRunner(FakeRunner):
 
 def spread(context) -> np.ndarray:
     return np.random.default_rng(abs(hash(tuple(context)))).normal(0, 3, END + 1).astype(np.float32)
+
+
+def halves(prompt) -> bytes:
+    """A prompt's state as it travels."""
+    return state_of(tuple(prompt)).astype("<f2").tobytes()
 
 
 def truth(prompt, option) -> list[float]:
@@ -56,8 +61,8 @@ class Bench:
         )
         self.thread = threading.Thread(target=self.loop.run)
 
-    def ask(self, name, *items, tenant="", background=False) -> None:
-        command = Score(name, tenant, tuple(ScoreItem(()) for _ in items), background)
+    def ask(self, name, *items, tenant="", background=False, wants_state=False) -> None:
+        command = Score(name, tenant, tuple(ScoreItem(()) for _ in items), background, wants_state)
         self.loop.post(Add(option_sequences(command, list(items), limit_tokens=CELLS, now_s=0.0)))
 
     def wait(self, name):
@@ -196,7 +201,7 @@ def test_logits_that_are_no_numbers_are_an_engine_error():
 
 @pytest.mark.parametrize("seed", range(12))
 def test_cells_add_up_under_random_traffic(seed):
-    """Scores beside ordinary answers, cancels and failing steps: every score that comes is exact, no cell is lost."""
+    """Scores beside ordinary answers, cancels and failing steps: every score and state is exact, no cell is lost."""
     draw = random.Random(seed)
     stems = [[stem + 1] * draw.randrange(1, 50) for stem in range(3)]
     asked = {}
@@ -208,8 +213,9 @@ def test_cells_add_up_under_random_traffic(seed):
             if kind:
                 counts = (draw.randrange(1, 9) for _ in range(draw.randrange(1, 6)))
                 options = [[draw.randrange(200) for _ in range(count)] for count in counts]
-                bench.ask(name, (prompt, options), tenant=draw.choice("xy"), background=draw.random() < 0.2)
-                asked[name] = (prompt, options)
+                tenant, background, wants_state = draw.choice("xy"), draw.random() < 0.2, draw.random() < 0.5
+                bench.ask(name, (prompt, options), tenant=tenant, background=background, wants_state=wants_state)
+                asked[name] = (prompt, options, wants_state)
             else:
                 bench.loop.post(Add((a_sequence(prompt, id=name, max_tokens=draw.randrange(1, 12)),)))
                 asked[name] = None
@@ -221,9 +227,10 @@ def test_cells_add_up_under_random_traffic(seed):
         for name, wanted in asked.items():
             event = bench.wait(name)
             if isinstance(event, Scored):
-                prompt, options = wanted
+                prompt, options, wants_state = wanted
                 for found, option in zip(event.logprobs, options, strict=True):
                     assert found == pytest.approx(truth(prompt, option), abs=1e-9)
+                assert event.states == ((halves(prompt),) if wants_state else ())
 
 
 def test_limits_are_named():
