@@ -219,7 +219,7 @@ def _row(entry: Entry, found: Installed, weights: Weights, used_by: dict[str, li
         "licence": entry.licence,
         "context_tokens": entry.context_tokens,
         "used_by": used_by.get(entry.name, []),
-        "calibrated": len(entry.calibrations),
+        "calibrated": len({found.task for found in entry.calibrations}),
         "weights": {
             "format": weights.weight_format,
             "sha256": weights.sha256,
@@ -239,7 +239,7 @@ def _line(row: dict[str, Any]) -> Columns:
     used_by = ",".join(row["used_by"]) or "-"
     return (
         *(row["name"], row["state"], size, str(row["context_tokens"]), row["licence"]),
-        *(_weights(row["weights"]), f"{row['calibrated']} tasks" if row["calibrated"] else "-", used_by, row["path"]),
+        *(_weights(row["weights"]), _tasks(row["calibrated"]), used_by, row["path"]),
     )
 
 
@@ -248,6 +248,10 @@ def _weights(weights: dict[str, str]) -> str:
     unused = weights["optimized"] not in (Fit.USED, Fit.NONE)
     note = f" (optimized: {weights['optimized']})" if unused else ""
     return f"{weights['format']} {weights['sha256'][:8]}{note}"
+
+
+def _tasks(count: int) -> str:
+    return "-" if not count else "1 task" if count == 1 else f"{count} tasks"
 
 
 def _size(size_bytes: int) -> str:
