@@ -21,6 +21,7 @@ from rich.table import Table
 from edged.bench import prompts, scenarios, servers
 from edged.bench.client import Ask, BenchError, Target, open_session
 from edged.bench.compare import find_llama_server, find_model
+from edged.bench.decisions import decision_rate
 from edged.bench.options import positive
 from edged.bench.servers import Setting
 from edged.config import ModelConfig
@@ -30,7 +31,8 @@ from edged.engine.host import Engine
 _READY_S = 120
 _IDLE_S = 300
 _SETTLE_S = 1.5
-SCENARIOS = ("decode", "shared-prefix", "newcomer", "neighbour", "two-models", "drafts", "start", "memory")
+_DECISIONS_EACH = 8
+SCENARIOS = ("decode", "shared-prefix", "newcomer", "neighbour", "decisions", "two-models", "drafts", "start", "memory")
 _WITHOUT_LLAMA_SERVER = {"two-models", "drafts", "start"}
 
 Measure = Callable[[aiohttp.ClientSession, Target, str], Awaitable[float]]
@@ -95,6 +97,7 @@ class _Bench:
             "shared-prefix": self._shared_prefix,
             "newcomer": self._newcomer,
             "neighbour": self._neighbour,
+            "decisions": self._decisions,
         }
         with tempfile.TemporaryDirectory(prefix="edged-bench-") as name, ExitStack() as stack:
             directory = Path(name)
@@ -199,6 +202,13 @@ class _Bench:
             for clients in (1, 4):
                 work = f"decode beside a busy process, {clients} clients"
                 await self._pairs(session, pair, self._rate(clients), work=work, unit="tok/s", aim=1.8, more=True)
+
+    async def _decisions(self, session: aiohttp.ClientSession, pair: tuple[Target, Target]) -> None:
+        async def measure(session: aiohttp.ClientSession, target: Target, seed: str) -> float:
+            return await decision_rate(session, target, clients=8, each=_DECISIONS_EACH, seed=seed)
+
+        work = "decisions, 7 options behind 400 tokens, 8 clients, against chats with an enum"
+        await self._pairs(session, pair, measure, work=work, unit="1/s", aim=5.0, more=True)
 
     async def _drafts(self) -> None:
         """One client of a daemon with drafts against one without, in turn: where drafts are made for, and elsewhere."""
