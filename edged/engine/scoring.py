@@ -85,9 +85,8 @@ def _nothing_more(tokens: int) -> Params:
 
 def logprob(logits: NDArray[np.float32], token: int) -> float:
     """The natural logarithm of the token's probability. Raises: EngineError where the logits are no numbers."""
-    values = logits.astype(np.float64)
-    top = values.max()
-    found = float(values[token] - top - np.log(np.exp(values - top).sum()))
+    top = logits.max()
+    found = float(logits[token]) - float(top) - float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
     if not np.isfinite(found):
         raise EngineError("the model computed logits that are no numbers")
     return found

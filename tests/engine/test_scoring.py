@@ -109,7 +109,7 @@ def test_scores_are_the_log_softmax_of_the_logits_at_each_token():
         bench.ask("a", (PROMPT, options))
         scored = bench.wait("a")
         for found, option in zip(scored.logprobs, options, strict=True):
-            assert found == pytest.approx(truth(PROMPT, option), abs=1e-9)
+            assert found == pytest.approx(truth(PROMPT, option), abs=1e-5)
         assert (scored.prompt_tokens, scored.cached_tokens, scored.option_tokens) == (len(PROMPT), 0, 18)
         assert bench.pool.busy_slots == 0
 
@@ -131,7 +131,7 @@ def test_questions_about_one_state_share_its_cells():
         scored = bench.wait("a")
         pairs = [(first, [1]), (first, [2]), (second, [3]), (second, [4])]
         for found, (prompt, option) in zip(scored.logprobs, pairs, strict=True):
-            assert found == pytest.approx(truth(prompt, option), abs=1e-9)
+            assert found == pytest.approx(truth(prompt, option), abs=1e-5)
         assert scored.cached_tokens == len(PROMPT)
         computed = sum(len(row.tokens) for step in bench.steps() for row in step)
         assert computed == len(first) + 1 + 3 + 1
@@ -175,7 +175,7 @@ def test_a_cancelled_request_says_nothing_and_leaves_no_slot_taken():
         bench.fence()
         assert "a" not in bench.done
         bench.ask("b", (PROMPT, [[1, 2]]))
-        assert bench.wait("b").logprobs[0] == pytest.approx(truth(PROMPT, [1, 2]), abs=1e-9)
+        assert bench.wait("b").logprobs[0] == pytest.approx(truth(PROMPT, [1, 2]), abs=1e-5)
 
 
 def test_a_failed_step_refuses_the_request_and_nobody_elses():
@@ -229,7 +229,7 @@ def test_cells_add_up_under_random_traffic(seed):
             if isinstance(event, Scored):
                 prompt, options, wants_state = wanted
                 for found, option in zip(event.logprobs, options, strict=True):
-                    assert found == pytest.approx(truth(prompt, option), abs=1e-9)
+                    assert found == pytest.approx(truth(prompt, option), abs=1e-5)
                 assert event.states == ((halves(prompt),) if wants_state else ())
 
 
