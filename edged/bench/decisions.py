@@ -29,29 +29,11 @@ _SAID = (
     "find me the painting called {} by somebody from {} please",
     "when is the film {} shown at the cinema next to {} today",
 )
-_NAMES = [
-    "Oslo",
-    "Harwick",
-    "Dunmore",
-    "Selkirk",
-    "Brackley",
-    "Fairhaven",
-    "Lantern",
-    "Meadow",
-    "Foundry",
-    "Granite",
-    "Orchard",
-    "Harbour",
-    "Willow",
-    "River",
-    "Cathedral",
-    "Station",
-    "Amber",
-    "Copper",
-    "Juniper",
-    "Saffron",
-]
-_EXAMPLES_OF_EACH = 3
+_NAMES = (
+    *("Oslo", "Harwick", "Dunmore", "Selkirk", "Brackley", "Fairhaven", "Lantern", "Meadow", "Foundry", "Granite"),
+    *("Orchard", "Harbour", "Willow", "River", "Cathedral", "Station", "Amber", "Copper", "Juniper", "Saffron"),
+)
+_EXAMPLES_OF_EACH = 2
 
 
 def sentence(intent: int, chosen: random.Random) -> str:
