@@ -18,7 +18,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from edged.bench import prompts, scenarios, servers
+from edged.bench import prompts, scenarios, servers, signals
 from edged.bench.client import Ask, BenchError, Target, open_session
 from edged.bench.compare import find_llama_server, find_model
 from edged.bench.decisions import decision_rate
@@ -32,8 +32,19 @@ _READY_S = 120
 _IDLE_S = 300
 _SETTLE_S = 1.5
 _DECISIONS_EACH = 8
-SCENARIOS = ("decode", "shared-prefix", "newcomer", "neighbour", "decisions", "two-models", "drafts", "start", "memory")
-_WITHOUT_LLAMA_SERVER = {"two-models", "drafts", "start"}
+SCENARIOS = (
+    "decode",
+    "shared-prefix",
+    "newcomer",
+    "neighbour",
+    "decisions",
+    "two-models",
+    "drafts",
+    "start",
+    "memory",
+    "signals",
+)
+_WITHOUT_LLAMA_SERVER = {"two-models", "drafts", "start", "signals"}
 
 Measure = Callable[[aiohttp.ClientSession, Target, str], Awaitable[float]]
 
@@ -114,7 +125,29 @@ class _Bench:
             await self._start()
         if "memory" in chosen:
             await self._memory()
+        if "signals" in chosen:
+            self._signals()
         return self._rows
+
+    def _signals(self) -> None:
+        """What is read off each distribution, as a share of the step, with one answer and with a full box."""
+        setting = self._setting
+        for answers in (1, setting.slots):
+            cost = signals.measure(
+                setting.model, threads=setting.threads, answers=answers, steps=min(self._args.tokens, 512)
+            )
+            self._add(
+                Row(
+                    work=f"signals of a step, {answers} answers, vocabulary of {cost.vocab_tokens}",
+                    unit="ms",
+                    edged=cost.signals_s * 1e3,
+                    reference=cost.step_s * 1e3,
+                    ratio=cost.share,
+                    aim=f"<= {cost.aim:g} x",
+                    reached=cost.share <= cost.aim,
+                    rounds=1,
+                )
+            )
 
     def _start_both(self, stack: ExitStack, directory: Path) -> tuple[Target, Target]:
         both = (servers.edged(self._setting, directory), servers.llama_server(self._setting, self._program))
