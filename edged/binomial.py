@@ -1,4 +1,4 @@
-"""The exact (Clopper-Pearson) bounds of a share, without SciPy.
+"""What counts say of a share, without SciPy: exact (Clopper-Pearson) bounds, and evidence that may be looked at always.
 
 Source: Clopper and Pearson, Biometrika 26 (1934).
 """
@@ -8,6 +8,7 @@ import math
 _TINY = 1e-300
 _STEPS = 80
 _TERMS = 500
+STAKES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
 
 def share_interval(hits: int, total: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -24,6 +25,26 @@ def upper_bound(hits: int, total: int, *, tail: float) -> float:
 def lower_bound(hits: int, total: int, *, tail: float) -> float:
     """The smallest share under which so many hits still have probability ``tail``; 0 where nothing was counted."""
     return 0.0 if hits == 0 else _quantile(tail, hits, total - hits + 1)
+
+
+def at_most(hits: int, total: int, *, share: float) -> float:
+    """The probability of at most so many hits where each has the probability ``share``."""
+    if hits < 0:
+        return 0.0
+    return 1.0 if hits >= total else _beta(total - hits, hits + 1, 1 - share)
+
+
+def log_evidence(hits: int, total: int, *, share: float) -> float:
+    """The logarithm of what bets against "at most ``share`` are hits" have made of 1, on average over several stakes.
+
+    While the share is kept that mean cannot grow in expectation, so it ever reaches 1/delta with probability delta at
+    most, however often one looks (Ville's inequality).
+    Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2020).
+    """
+    gain = (1 - share) / share
+    logs = [hits * math.log1p(stake * gain) + (total - hits) * math.log1p(-stake) for stake in STAKES]
+    top = max(logs)
+    return top + math.log(sum(math.exp(value - top) for value in logs) / len(logs))
 
 
 def _quantile(probability: float, a: float, b: float) -> float:

@@ -12,8 +12,9 @@ all of them together have half of delta and the long one the other half.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from edged import binomial
 
 DELTA = 0.1
 """How likely a route's certificate may be to break although the target is kept."""
@@ -22,7 +23,6 @@ STEP = 0.05
 MOST_STEPS = 10
 """After so many steps nothing is kept on its confidence any more."""
 
-_STAKES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 _HALVINGS = 50
 
 
@@ -90,10 +90,7 @@ def threshold(base: float, running: Running) -> float:
 
 def log_wealth(tally: Tally, error: float) -> float:
     """The logarithm of what the bettors have on average, of 1 each, against an error rate of at most ``error``."""
-    right = tally.compared - tally.wrong
-    gain = (1 - error) / error
-    logs = [tally.wrong * math.log1p(stake * gain) + right * math.log1p(-stake) for stake in _STAKES]
-    return _log_mean(logs)
+    return binomial.log_evidence(tally.wrong, tally.compared, share=error)
 
 
 def lower_bound(tally: Tally, *, delta: float) -> float:
@@ -113,8 +110,3 @@ def lower_bound(tally: Tally, *, delta: float) -> float:
 def upper_bound(tally: Tally, *, delta: float) -> float:
     """As ``lower_bound``, betting on right answers."""
     return 1 - lower_bound(Tally(tally.compared, tally.compared - tally.wrong), delta=delta)
-
-
-def _log_mean(logs: Sequence[float]) -> float:
-    top = max(logs)
-    return top + math.log(sum(math.exp(value - top) for value in logs) / len(logs))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from edged.routing import drift
+from edged import binomial
 from edged.routing.drift import DELTA, EPOCH, MOST_STEPS, STEP, Running, Tally, log_wealth, lower_bound, threshold
 
 STREAMS = 2_000
@@ -29,7 +29,7 @@ def broken_at(errors: np.ndarray, target: float) -> np.ndarray:
 
 def _wealth(wrong: np.ndarray, compared: np.ndarray, target: float) -> np.ndarray:
     gain = (1 - target) / target
-    logs = [wrong * math.log1p(s * gain) + (compared - wrong) * math.log1p(-s) for s in drift._STAKES]
+    logs = [wrong * math.log1p(s * gain) + (compared - wrong) * math.log1p(-s) for s in binomial.STAKES]
     return np.logaddexp.reduce(logs) - math.log(len(logs))
 
 
