@@ -2,13 +2,14 @@
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edged.calibration import discriminant
 from edged.calibration.heads import Head, Matrix, Vector, rounded, softmax
 from edged.errors import ConfigError
 
@@ -16,6 +17,10 @@ FOLDS = 5
 ISOTONIC_FROM = 1000
 """Below so many labels a logistic map of the log-odds is closer to the truth than a free monotone one."""
 
+STRENGTHS = (0.03,)
+"""What ``fit_best`` tries of logistic weights."""
+
+_TEMPERS = tuple(1.5**step for step in range(-8, 3))
 _SEED = 0
 _BINARY = 2
 _MAX_ITERATIONS = 2000
@@ -44,29 +49,58 @@ def fit(features: Matrix, labels: Sequence[int], classes: Sequence[str], *, stre
     )
 
 
-def fit_best(
-    features: Matrix, labels: Sequence[int], classes: Sequence[str], *, strengths: Sequence[float]
-) -> tuple[Head, Matrix]:
-    """Fit with whichever strength foretells held-out labels best. Returns the head as it will come back from its file,
-    and the probabilities (items, classes) by weights that have not seen the item.
+def fit_best(features: Matrix, labels: Sequence[int], classes: Sequence[str]) -> tuple[Head, Matrix]:
+    """Fit the kind of weights that foretells held-out labels best: logistic of some strength, or discriminant.
 
-    Raises: as ``fit``.
+    Returns the head as it will come back from its file, and the probabilities (items, classes) by weights that have
+    not seen the item. Raises: as ``fit``.
     """
     known = np.asarray(labels, dtype=np.int64)
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     scaled = (features - mean) / scale
-    best, held_out, most = strengths[0], np.zeros((0, 0)), -np.inf
-    for strength in strengths:
-        probabilities = _held_out(scaled, known, len(classes), strength)
-        if (found := log_likelihood(probabilities, known)) > most:
-            best, held_out, most = strength, probabilities, found
-    weights, bias = _logistic(scaled, known, len(classes), best)
+    with _one_thread():
+        kinds = _held_out_kinds(scaled, known, len(classes))
+        final = _kinds(scaled, known, len(classes))
+    best, held_out, warmth, most = 0, np.zeros((0, 0)), 1.0, -np.inf
+    for kind, logits in enumerate(kinds):
+        temper, found = _tempered(logits, known)
+        if found > most:
+            best, held_out, warmth, most = kind, softmax(logits * temper), temper, found
+    weights, bias = final[best]
     knots_x, knots_y = monotone_map(held_out.max(axis=1), held_out.argmax(axis=1) == known)
     head = Head(
-        classes=tuple(classes), mean=mean, scale=scale, weights=weights, bias=bias, knots_x=knots_x, knots_y=knots_y
+        classes=tuple(classes),
+        mean=mean,
+        scale=scale,
+        weights=weights * warmth,
+        bias=bias * warmth,
+        knots_x=knots_x,
+        knots_y=knots_y,
     )
     return rounded(head), held_out
+
+
+def _kinds(scaled: Matrix, labels: Labels, classes: int) -> list[tuple[Matrix, Vector]]:
+    """Weights and biases of every kind that is tried, always in the same order."""
+    logistic = [_logistic(scaled, labels, classes, strength) for strength in STRENGTHS]
+    return logistic + [found[1:] for found in discriminant.weights(scaled, labels, classes)]
+
+
+def _held_out_kinds(scaled: Matrix, labels: Labels, classes: int) -> list[Matrix]:
+    """Of each kind the logits (items, classes) by weights that have not seen the item."""
+    kinds = len(STRENGTHS) + len(discriminant.SHRINKAGES)
+    logits = [np.zeros((len(labels), classes)) for _ in range(kinds)]
+    for fold, rest in _folds(len(labels)):
+        for place, (weights, bias) in enumerate(_kinds(scaled[rest], labels[rest], classes)):
+            logits[place][fold] = scaled[fold] @ weights.T + bias
+    return logits
+
+
+def _tempered(logits: Matrix, labels: Labels) -> tuple[float, float]:
+    """The factor that makes the logits foretell the labels best, and how well they do then."""
+    tried = [(factor, log_likelihood(softmax(logits * factor), labels)) for factor in _TEMPERS]
+    return max(tried, key=lambda pair: pair[1])
 
 
 def log_likelihood(probabilities: Matrix, labels: Sequence[int] | Labels) -> float:
@@ -137,9 +171,7 @@ def _out_of_fold(features: Matrix, labels: Labels, classes: int, strength: float
 
 def _held_out(features: Matrix, labels: Labels, classes: int, strength: float) -> Matrix:
     probabilities = np.zeros((len(labels), classes))
-    order = np.random.default_rng(_SEED).permutation(len(labels))
-    for fold in np.array_split(order, min(FOLDS, len(order))):
-        rest = np.setdiff1d(order, fold)
+    for fold, rest in _folds(len(labels)):
         weights, bias = _logistic(features[rest], labels[rest], classes, strength)
         probabilities[fold] = softmax(features[fold] @ weights.T + bias)
     return probabilities
@@ -149,6 +181,13 @@ def _one_thread() -> AbstractContextManager[Any]:
     """On matrices of this size threads wait for each other longer than they compute, and others want the cores."""
     limits: AbstractContextManager[Any] = importlib.import_module("threadpoolctl").threadpool_limits(1)
     return limits
+
+
+def _folds(count: int) -> Iterator[tuple[Labels, Labels]]:
+    """Each fold's places, and the places of all others."""
+    order = np.random.default_rng(_SEED).permutation(count)
+    for fold in np.array_split(order, min(FOLDS, count)):
+        yield fold, np.setdiff1d(order, fold)
 
 
 def _sklearn(module: str) -> Any:

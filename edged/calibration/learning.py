@@ -36,11 +36,10 @@ from edged.calibration.certificate import Certificate, grid, upper_bound
 from edged.calibration.heads import Head, Matrix, Vector, softmax
 
 FIRST_LOOK_LABELS = 60
-GROWTH = 1.15
+GROWTH = 1.1
 """A look at the data follows when there is so much more of it."""
-STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 
-WORTHWHILE_SHARE = 0.85
+WORTHWHILE_SHARE = 0.6
 """A head takes over where it is likely to serve so much of what it could if its errors were known exactly."""
 PATIENCE_LABELS = 1_500
 """With so many labels anything that is likely to be certified is worth having."""
@@ -142,12 +141,14 @@ def propose(
     """
     progress = replace(progress, looked_at=len(lessons))
     certifying, taught = _parted(lessons, progress, is_serving=running is not None)
-    if not certifying or len({lesson.label for lesson in taught}) < _FEWEST_CLASSES:
+    delta = share_of_delta(progress.attempts + 1, aim.delta)
+    if upper_bound(0, len(certifying), delta=delta) > aim.alpha:
+        return Proposal(progress=progress, why=f"{len(certifying)} labels kept can certify nothing yet")
+    if len({lesson.label for lesson in taught}) < _FEWEST_CLASSES:
         return Proposal(progress=progress, why=f"{len(taught)} labels to fit are too few")
-    head, held_out = fitting.fit_best(_matrix(taught), _labels(taught).tolist(), classes, strengths=STRENGTHS)
+    head, held_out = fitting.fit_best(_matrix(taught), _labels(taught).tolist(), classes)
     told = _Foretold.of(held_out, taught)
     scores, right = judged(head, certifying)
-    delta = share_of_delta(progress.attempts + 1, aim.delta)
     order = _order(scores, told, alpha=aim.alpha, delta=delta)
     if not order.thresholds:
         return Proposal(

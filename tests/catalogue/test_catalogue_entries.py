@@ -28,7 +28,7 @@ def test_the_shipped_catalogue_is_valid_and_holds_the_starter_model() -> None:
     [
         (lambda text: text + "\n[extra]\n", "extra: Extra inputs are not permitted"),
         (lambda text: re.sub(r"sha256 = .*", 'sha256 = "abc"', text), "sha256: "),
-        (lambda text: re.sub(r"sha256 = .*\n", "", text), "sha256: Field required"),
+        (lambda text: re.sub(r"(?m)^sha256 = .*\n", "", text), "sha256: Field required"),
         (lambda text: re.sub(r"bytes = 98.*", "bytes = 0", text), "bytes: "),
         (lambda text: re.sub(r"sources = .*", "sources = []", text), "sources: "),
         (lambda text: re.sub(r"sources = .*", 'sources = ["ftp://x/y"]', text), r"sources\.0: unknown scheme 'ftp'"),

@@ -22,6 +22,7 @@ from edged.learning import journal, pupil
 from edged.learning import store as store_module
 from edged.learning.forgetting import forget
 from edged.learning.learning import Learning, Tuning
+from edged.learning.observations import Observation
 from edged.learning.store import read
 
 QUICK = Tuning(keep_every_s=0.01, look_every_s=0.02, retry_every_s=0.02)
@@ -45,6 +46,11 @@ def until(told: Callable[[], object], *, within_s: float = 20.0) -> None:
         threading.Event().wait(0.005)
 
 
+def unnumbered(kept: list[Observation]) -> list[Observation]:
+    """As they were before they were given numbers."""
+    return [msgspec.structs.replace(seen, number=0) for seen in kept]
+
+
 def events(directory: Path) -> list[str]:
     return [event.what for event in journal.read(directory / "intent")]
 
@@ -63,7 +69,9 @@ def test_what_was_seen_is_kept_and_taken_up_by_the_next_run(tmp_path: Path) -> N
         for seen in stream:
             first.take("intent", seen)
         until(lambda: first.stats.kept == 40)
-    assert list(read(tmp_path / "intent")) == stream
+    kept = list(read(tmp_path / "intent"))
+    assert unnumbered(kept) == stream
+    assert [seen.number for seen in kept] == list(range(40))
     with learning(tmp_path) as second:
         until(lambda: second._pupils["intent"]._lesson.labels == 40)
 
@@ -129,7 +137,7 @@ def test_an_artefact_of_another_process_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_a_broken_promise_is_taken_back(tmp_path: Path) -> None:
-    """Audits of wrong answers roll back to the version before, then to none; the event has the numbers."""
+    """Audits of wrong answers roll back past every version that they speak against; the event has the numbers."""
     shelf = Shelf(tmp_path)
     shelf.put(an_artefact())
     shelf.put(an_artefact())
@@ -137,14 +145,11 @@ def test_a_broken_promise_is_taken_back(tmp_path: Path) -> None:
         until(lambda: found.standing("intent").version == 2)
         for _ in range(60):
             found.take("intent", an_observation(choice=0, label=1, is_unbiased=True, is_local=True, version=2))
-        until(lambda: found.standing("intent").version == 1)
-        for _ in range(60):
-            found.take("intent", an_observation(choice=0, label=1, is_unbiased=True, is_local=True, version=1))
         until(lambda: found.standing("intent").version == 0)
         assert found.standing("intent").problem == "its promise was broken and taken back"
     told = journal.read(tmp_path / "intent")
-    assert [(event.what, event.version) for event in told] == [("rolled_back", 2), ("rolled_back", 1)]
-    assert "audited local answers were wrong" in told[0].why
+    assert {event.what for event in told} == {"rolled_back"}
+    assert "audited local answers differed from the cloud's" in told[0].why
 
 
 def test_right_answers_and_escalated_ones_break_nothing(tmp_path: Path) -> None:
@@ -166,7 +171,10 @@ def test_right_answers_and_escalated_ones_break_nothing(tmp_path: Path) -> None:
         ("os.kill(os.getpid(), signal.SIGSEGV)", "it died of SIGSEGV"),
         ("time.sleep(60)", "it was ended after 0.5 s"),
         ("print('?')", "it answered something else"),
-        ("print(json.dumps({'artefact': '{}', 'labels': 3}))", "the result cannot be kept: not an artefact"),
+        (
+            "print(json.dumps({'artefact': '{}', 'labels': 3, 'progress': {}, 'why': ''}))",
+            "the result cannot be kept: not an artefact",
+        ),
     ],
 )
 def test_a_fit_that_fails_costs_nothing_but_itself(tmp_path: Path, code: str, told: str) -> None:
@@ -271,7 +279,7 @@ def test_old_labels_make_room_and_the_sample_stays(tmp_path: Path) -> None:
             until(lambda place=place: found.stats.kept == place + 20)
     kept = list(read(tmp_path / "intent"))
     assert len(kept) <= 125
-    assert [seen for seen in kept if seen.is_unbiased] == [seen for seen in stream if seen.is_unbiased]
+    assert unnumbered([seen for seen in kept if seen.is_unbiased]) == [seen for seen in stream if seen.is_unbiased]
 
 
 def test_a_task_forgotten_beside_the_daemon_begins_anew(tmp_path: Path) -> None:
