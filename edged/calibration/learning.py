@@ -43,10 +43,8 @@ WORTHWHILE_SHARE = 0.6
 """A head takes over where it is likely to serve so much of what it could if its errors were known exactly."""
 PATIENCE_LABELS = 1_500
 """With so many labels anything that is likely to be certified is worth having."""
-_LIKELY = 0.7
+_LIKELY = 0.6
 """How likely a certification must be to succeed to be worth its part of delta."""
-_PAUSE = 1.25
-"""After a certification that failed the next one waits for so many times the labels."""
 _FEWEST_CLASSES = 2
 
 Flags = NDArray[np.bool_]
@@ -70,12 +68,11 @@ class Lesson:
 class Progress:
     """What must be remembered of a task from one fit to the next, and over restarts. Numbers alone.
 
-    ``attempts`` certifications were tried, the last one with ``attempted_at`` labels. ``looked_at`` labels were there at the last look. Unbiased requests from
+    ``attempts`` certifications were tried. ``looked_at`` labels were there at the last look. Unbiased requests from
     ``fresh_from`` on have had no part in any head; those from ``head_from`` on had none in the running one.
     """
 
     attempts: int = 0
-    attempted_at: int = 0
     looked_at: int = 0
     fresh_from: int = 0
     head_from: int | None = None
@@ -147,8 +144,6 @@ def propose(
     delta = share_of_delta(progress.attempts + 1, aim.delta)
     if upper_bound(0, len(certifying), delta=delta) > aim.alpha:
         return Proposal(progress=progress, why=f"{len(certifying)} labels kept can certify nothing yet")
-    if len(lessons) < progress.attempted_at * _PAUSE:
-        return Proposal(progress=progress, why="too little has come since a certification failed")
     if len({lesson.label for lesson in taught}) < _FEWEST_CLASSES:
         return Proposal(progress=progress, why=f"{len(taught)} labels to fit are too few")
     head, held_out = fitting.fit_best(_matrix(taught), _labels(taught).tolist(), classes)
@@ -163,13 +158,13 @@ def propose(
         return Proposal(
             progress=progress, why=f"about {order.share:.0%} might be certified now; more labels promise more"
         )
-    progress = replace(progress, attempts=progress.attempts + 1, attempted_at=len(lessons))
+    progress = replace(progress, attempts=progress.attempts + 1)
     certificate = _walk(scores, right, order.thresholds, aim, delta=delta)
     if certificate is None:
         return Proposal(progress=progress, why=f"no threshold keeps the target on {len(certifying)} unbiased labels")
     after = max(lesson.number for lesson in lessons) + 1
     return Proposal(
-        progress=replace(progress, head_from=progress.fresh_from, fresh_from=after, attempted_at=0),
+        progress=replace(progress, head_from=progress.fresh_from, fresh_from=after),
         why=f"certified on {len(certifying)} unbiased labels, fitted to {len(taught)}",
         head=head,
         certificate=certificate,
@@ -227,23 +222,8 @@ class _Foretold:
 
     def error(self, share: float) -> float:
         """The error rate to expect where so much is served; half an error more than was seen."""
-        wrong, served = self._seen(share)
-        return (wrong + 0.5) / (served + 1)
-
-    def chance(self, most: int, served: int, *, of: int) -> float:
-        """How likely at most so many of those served, ``of`` so many, are wrong: a beta-binomial distribution, since
-        the error rate is itself only known from the fitting items (Jeffreys' prior)."""
-        wrong, seen = self._seen(served / of)
-        a, b = wrong + 0.5, seen - wrong + 0.5
-        terms = (
-            _log_beta(k + a, served - k + b) - _log_beta(k + 1, served - k + 1) - math.log(served + 1)
-            for k in range(most + 1)
-        )
-        return math.fsum(math.exp(term - _log_beta(a, b)) for term in terms)
-
-    def _seen(self, share: float) -> tuple[int, int]:
         served = max(1, round(share * len(self.wrong)))
-        return int(self.wrong[served - 1]), served
+        return float((self.wrong[served - 1] + 0.5) / (served + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,17 +241,13 @@ def _order(scores: Sequence[float], told: _Foretold, *, alpha: float, delta: flo
     served = [sum(score >= threshold for score in scores) for threshold in thresholds]
     errors = [told.error(count / len(scores)) for count in served]
     allowed = [_most_errors(count, alpha=alpha, delta=delta) for count in served]
-    odds = [told.chance(most, count, of=len(scores)) for most, count in zip(allowed, served, strict=True)]
+    odds = [binomial.at_most(k, n, share=error) for k, n, error in zip(allowed, served, errors, strict=True)]
     likely = [count / len(scores) for count, chance in zip(served, odds, strict=True) if chance >= _LIKELY]
     reachable = [count / len(scores) for count, error in zip(served, errors, strict=True) if error <= alpha]
     if not likely:
         return _Order((), 0.0, is_worth_it=False)
     start = odds.index(max(odds))
     return _Order(thresholds[start:], likely[-1], is_worth_it=likely[-1] >= WORTHWHILE_SHARE * reachable[-1])
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def _most_errors(served: int, *, alpha: float, delta: float) -> int:
