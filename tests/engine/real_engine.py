@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
+
 from edged.config import ModelConfig
 from edged.core import Chat, Chunk, Completion, EngineSnapshot, EngineState, Message, Request, Role, Sampling
 from edged.engine.host import Engine
@@ -66,6 +68,18 @@ async def ask(engine: Engine, prompt="Hi", **kwargs) -> str:
 
 def text_of(chunks: list[Chunk], choice: int = 0) -> str:
     return "".join(chunk.text for chunk in chunks if chunk.choice == choice)
+
+
+def workers() -> list[psutil.Process]:
+    """The engines' processes below this one; other tests' libraries may have left helpers of theirs."""
+    return [child for child in psutil.Process().children() if "edged.engine.worker" in " ".join(_command(child))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 async def until(condition, timeout_s: float = 20.0) -> float:

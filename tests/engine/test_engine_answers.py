@@ -249,7 +249,7 @@ def test_a_cancelled_answer_can_be_continued(engine_runs, sampling) -> None:
         whole = await answer(engine, request)
         tokens = [token for chunk in whole for token in chunk.tokens]
         stream = engine.generate(await engine.prepare(request))
-        begun = [await anext(stream) for _ in range(6)]
+        begun = [await anext(stream) for _ in range(3)]  # tokens travel together: more might be all of them
         await stream.aclose()
         kept = tuple(token.id for chunk in begun for token in chunk.tokens)
         prompt = await engine.prepare(request)

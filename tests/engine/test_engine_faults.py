@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from real_engine import LONG, a_config, a_request, answer, ask, busy, idle, raw, running, text_of, until
+from real_engine import LONG, a_config, a_request, answer, ask, busy, idle, raw, running, text_of, until, workers
 
 from edged.core import EngineState
 from edged.engine.host import Engine
@@ -328,7 +328,7 @@ def test_closing_the_engine_ends_requests_in_flight(model_path) -> None:
             engine.start()
             await asyncio.sleep(pause_s)
             await engine.close()
-        await until(lambda: not psutil.Process().children())
+        await until(lambda: not workers())
 
     asyncio.run(main())
 

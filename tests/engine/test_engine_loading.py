@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import psutil
 import pytest
-from real_engine import a_config, a_request, answer, ask, until
+from real_engine import a_config, a_request, answer, ask, until, workers
 
 from edged.core import EngineState
 from edged.engine.host import Engine
@@ -51,10 +51,10 @@ def test_the_first_requests_load_once_and_idleness_unloads(model_path) -> None:
     async def main() -> None:
         async with a_house(model_path, keep_loaded_s=0.05) as (residency, engine):
             assert engine.state is EngineState.UNLOADED
-            assert not psutil.Process().children()
+            assert not workers()
             assert engine.snapshot().load_wait_s > 0
             assert all(await asyncio.gather(*(ask(engine, max_tokens=2) for _ in range(4))))
-            assert len(psutil.Process().children()) == 1
+            assert len(workers()) == 1
             assert (engine.restarts, engine.in_flight) == (0, 0)
             pid, first_s = engine.pid, engine.snapshot().last_load_s
             assert first_s > 0
