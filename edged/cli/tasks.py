@@ -21,7 +21,7 @@ from edged.errors import ConfigError, EdgedError, LedgerError
 from edged.learning import journal
 from edged.learning.forgetting import forget
 from edged.learning.journal import Event
-from edged.learning.pupil import can_fit
+from edged.learning.pupil import can_fit, why_nothing_is_in_use
 from edged.learning.store import read
 from edged.learning.words import promise
 from edged.ledger import NoLedger, Share, shares
@@ -49,7 +49,6 @@ class Known:
     version: int | None
     artefact: Artefact | None
     problem: str | None
-    withdrawn: str | None
     events: Sequence[Event]
     days: Sequence[Share]
     quarters: Sequence[Share]
@@ -127,9 +126,8 @@ def look(task: TaskFile, loaded: Config) -> Known:
         problem = exc.message
     except (EdgedError, OSError) as exc:
         problem = f"the model's file cannot be read: {exc}"
-    withdrawn = next((version.withdrawn for version in reversed(versions) if version.withdrawn), None)
-    if artefact is None and problem is None and withdrawn is not None:
-        problem = f"its promise was broken and taken back: {withdrawn}"
+    if artefact is None and problem is None:
+        problem = why_nothing_is_in_use(versions)
     days, quarters = _shares(loaded, task)
     return Known(
         task=task,
@@ -137,7 +135,6 @@ def look(task: TaskFile, loaded: Config) -> Known:
         version=current.number if current else None,
         artefact=artefact,
         problem=problem,
-        withdrawn=withdrawn,
         events=_events(directory),
         days=days,
         quarters=quarters,

@@ -127,7 +127,11 @@ class Learning:
                 self._keep(self._next_batch())
                 self._teach()
             self._keep(self._drained())
+            if self._queue:
+                log.error("closed with observations that could not be kept: dropped=%d", len(self._queue))
         finally:
+            if not self._closing:  # nobody watches over the promises any more
+                self._standings = dict.fromkeys(self._pupils, Standing(problem="learning has stopped: see the log"))
             for pupil in self._pupils.values():
                 pupil.close()
 

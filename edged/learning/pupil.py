@@ -12,7 +12,7 @@ from edged.calibration import artefact as artefacts
 from edged.calibration.artefact import Artefact, LabelSource
 from edged.calibration.heads import HeadKey, HeadUnusable
 from edged.calibration.learning import Progress, rolled_back
-from edged.calibration.shelf import Shelf
+from edged.calibration.shelf import Shelf, Version
 from edged.config import TaskFile
 from edged.errors import EdgedError
 from edged.learning import journal, memory
@@ -78,13 +78,13 @@ class Pupil:
             self._take_from_shelf(key)
 
     def _was_forgotten(self) -> bool:
-        return self._stored is not None and _signature(self._store.path) != self._stored
+        return _signature(self._store.path) != self._stored
 
     def _begin_anew(self, key: HeadKey) -> None:
         """Other weights, or no past: what is kept under this key is what there is to learn from."""
         self._cancel()
         self._store.close()
-        self._stored = None
+        self._stored = _signature(self._store.path)
         self._lesson = Lesson(self._task.target, memory.recall(self._directory, key.id))
         try:
             self._attend(read(self._directory), key)
@@ -100,16 +100,18 @@ class Pupil:
                 self._lesson.note(observation)
 
     def _take_from_shelf(self, key: HeadKey) -> None:
-        version = next((v for v in self._shelf.versions(self._task.name) if v.is_current), None)
-        number = version.number if version else 0
+        number = 0
         try:
+            versions = self._shelf.versions(self._task.name)
+            number = next((version.number for version in versions if version.is_current), 0)
             artefact = self._shelf.current(key)
         except HeadUnusable as exc:
             self._stand(Standing(key=key, version=number, problem=exc.message))
             return
-        problem = None if artefact else "nothing was measured yet"
-        if artefact is None and any(v.withdrawn for v in self._shelf.versions(self._task.name)):
-            problem = "its promise was broken and taken back"
+        except OSError as exc:
+            self._stand(Standing(key=key, problem=f"its versions cannot be read: {exc.strerror}"))
+            return
+        problem = None if artefact else why_nothing_is_in_use(versions)
         self._stand(Standing(key=key, artefact=artefact, version=number, problem=problem))
 
     def _stand(self, standing: Standing) -> None:
@@ -200,6 +202,8 @@ class Pupil:
         if self._child is None or (result := self._child.poll()) is None:
             return
         self._child = None
+        if self._was_forgotten():
+            return  # so was what this was fitted on; the next look begins anew
         if isinstance(result, Failure):
             self._failed(result.why)
             return
@@ -282,6 +286,12 @@ class Pupil:
             journal.note(self._directory, event)
         except OSError as exc:
             log.warning("task=%s an event cannot be kept: error=%r", self._task.name, exc.strerror)
+
+
+def why_nothing_is_in_use(versions: Sequence[Version]) -> str:
+    """Of a task without a version in use."""
+    withdrawn = next((version.withdrawn for version in reversed(versions) if version.withdrawn), None)
+    return f"its last version was taken back: {withdrawn}" if withdrawn else "nothing was measured yet"
 
 
 def can_fit() -> bool:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from learning_builders import KEY, a_stream, a_task, an_artefact, an_observation
 
+from edged.calibration import artefact as artefacts
 from edged.calibration.shelf import Shelf
 from edged.errors import CatalogueError
 from edged.learning import journal, pupil
@@ -146,7 +147,7 @@ def test_a_broken_promise_is_taken_back(tmp_path: Path) -> None:
         for _ in range(60):
             found.take("intent", an_observation(choice=0, label=1, is_unbiased=True, is_local=True, version=2))
         until(lambda: found.standing("intent").version == 0)
-        assert found.standing("intent").problem == "its promise was broken and taken back"
+        assert "its last version was taken back: 60 of 60 audited" in found.standing("intent").problem
     told = journal.read(tmp_path / "intent")
     assert {event.what for event in told} == {"rolled_back"}
     assert "audited local answers differed from the cloud's" in told[0].why
@@ -293,6 +294,55 @@ def test_a_task_forgotten_beside_the_daemon_begins_anew(tmp_path: Path) -> None:
         found.take("intent", an_observation())
         until(lambda: found.stats.kept == 31)
     assert len(list(read(tmp_path / "intent"))) == 1
+
+
+def test_what_an_earlier_run_kept_is_forgotten_beside_the_daemon_as_well(tmp_path: Path) -> None:
+    """Also where this run has kept nothing yet."""
+    with learning(tmp_path) as first:
+        for seen in a_stream(30):
+            first.take("intent", seen)
+        until(lambda: first.stats.kept == 30)
+    with learning(tmp_path) as second:
+        until(lambda: second._pupils["intent"]._lesson.labels == 30)
+        assert forget(tmp_path, "intent") == 0
+        until(lambda: second._pupils["intent"]._lesson.labels == 0)
+
+
+def test_a_fit_on_what_was_forgotten_takes_nothing_over(tmp_path: Path) -> None:
+    """Its result comes too late, or its process is ended."""
+    state = tmp_path / "state"
+    answer = artefacts.dump(an_artefact()).decode()
+    go = tmp_path / "go"
+    code = (
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+        f"print(json.dumps({{'artefact': {answer!r}, 'progress': order['progress'], 'labels': 99}}))\n"
+    )
+    with learning(state, command=a_double(tmp_path, code), look_every_s=60.0) as found:
+        for seen in a_stream(100):
+            found.take("intent", seen)
+        until(lambda: found.stats.fitting)
+        forget(state, "intent")
+        go.touch()
+        until(lambda: not found.stats.fitting)
+    assert Shelf(state).versions("intent") == ()
+
+
+def test_promises_nobody_watches_over_are_not_kept(tmp_path: Path, monkeypatch) -> None:
+    """Where the thread dies of what nobody foresaw, its tasks are uncertified from then on."""
+    Shelf(tmp_path).put(an_artefact())
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with learning(tmp_path) as found:
+        until(lambda: found.standing("intent").artefact)
+        monkeypatch.setattr(found._pupils["intent"], "judge_audits", lambda: 1 / 0)
+        until(lambda: found.standing("intent").problem == "learning has stopped: see the log")
+        assert found.standing("intent").artefact is None
+
+
+def test_a_shelf_that_cannot_be_read_promises_nothing(tmp_path: Path, monkeypatch) -> None:
+    """And costs the thread nothing."""
+    monkeypatch.setattr(Shelf, "versions", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with learning(tmp_path) as found:
+        until(lambda: found.standing("intent").problem == "its versions cannot be read: Permission denied")
 
 
 def test_forgetting_takes_what_was_fitted_on_requests_and_leaves_the_rest(tmp_path: Path) -> None:
