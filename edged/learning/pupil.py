@@ -26,7 +26,7 @@ from edged.learning.words import promise
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Standing:
     """What holds for a task now. ``key`` is None where the weights are not known; ``problem`` says why nothing holds.
 
@@ -115,9 +115,9 @@ class Pupil:
         self._stand(Standing(key=key, artefact=artefact, version=number, problem=problem))
 
     def _stand(self, standing: Standing) -> None:
-        if standing == self.standing:
+        before, self.standing = self.standing, standing
+        if (standing.key, standing.version, standing.problem) == (before.key, before.version, before.problem):
             return
-        self.standing = standing
         said = promise(standing.artefact, standing.problem)
         log.info("task=%s version=%d %s", self._task.name, standing.version, said)
         if standing.problem is not None and standing.version:

@@ -56,7 +56,9 @@ def an_artefact(*, source: str = "cloud", threshold: float | None = 0.5, **field
     )
 
 
-def a_stream(count: int, *, seed: int = 0, noise: float = 0.6, dimensions: int = 8, unbiased: float = 0.05):
+def a_stream(
+    count: int, *, seed: int = 0, noise: float = 0.6, dimensions: int = 8, unbiased: float = 0.05, centres=None
+):
     """Observations whose hidden state says the label, but for the noise; the model's own choice is often right."""
     rng = random.Random(seed)
     centres = [[rng.gauss(0, 1) for _ in range(dimensions)] for _ in OPTIONS]

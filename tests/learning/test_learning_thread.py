@@ -13,10 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
-from learning_builders import KEY, a_stream, a_task, an_artefact, an_observation
+from learning_builders import KEY, OPTIONS, a_stream, a_task, an_artefact, an_observation
 
 from edged.calibration import artefact as artefacts
+from edged.calibration.artefact import Level
+from edged.calibration.heads import Head
 from edged.calibration.shelf import Shelf
 from edged.errors import CatalogueError
 from edged.learning import journal, pupil
@@ -98,6 +101,24 @@ def test_the_box_learns_from_what_the_cloud_said(tmp_path: Path) -> None:
     assert standing.artefact.threshold is not None
     assert standing.artefact.certificate.alpha == 0.2
     assert "taken_over" in events(tmp_path)
+
+
+def test_one_learnt_version_follows_the_other(tmp_path: Path) -> None:
+    """Each with weights of its own: what is compared of them is what they are called."""
+    head = Head(
+        classes=OPTIONS,
+        mean=np.zeros(6),
+        scale=np.ones(6),
+        weights=np.zeros((3, 6)),
+        bias=np.zeros(3),
+        knots_x=np.array([0.0]),
+        knots_y=np.array([0.9]),
+    )
+    with learning(tmp_path) as found:
+        for number in range(1, 4):
+            Shelf(tmp_path).put(an_artefact(level=Level.FEATURES, head=head))
+            until(lambda number=number: found.standing("intent").version == number)
+        assert found._thread.is_alive()
 
 
 def test_other_weights_make_the_artefact_stale_and_say_so(tmp_path: Path) -> None:
