@@ -1,15 +1,19 @@
-"""``bench proxy``: what edged adds between a client and a provider, beside a bare relay and LiteLLM's proxy."""
+"""``bench proxy``: what edged adds between a client and a provider, beside a bare relay and LiteLLM's proxy.
+
+LiteLLM refuses to start without a key, so every run makes one up, and edged asks for the same.
+"""
 
 import argparse
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,13 +73,13 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Start what is installed, measure, end it. Raises: BenchError."""
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as name, ExitStack() as stack:
-        directory = Path(name)
+        directory, key = Path(name), f"sk-{secrets.token_hex(16)}"
         provider = _loopback("upstream")
         target, _ = stack.enter_context(process(provider, directory, _READY_TIMEOUT_S))
         started: list[tuple[Target, int | None]] = [(Target(DIRECT, target.url, "bench"), None)]
-        for server in _proxies(args, directory, target.url):
+        for server in _proxies(args, directory, target.url, key):
             one, pid = stack.enter_context(process(server, directory, _READY_TIMEOUT_S))
-            started.append((one, pid))
+            started.append((replace(one, api_key=key), pid))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             seen = runner.run(_measure(args, [one for one, _ in started]))
         rows = [_row(one.name, seen[one.name], seen[DIRECT], pid) for one, pid in started]
@@ -139,17 +143,17 @@ def _p50_ms(one: Burst) -> float:
     return median(one.latencies_s) * 1e3
 
 
-def _proxies(args: argparse.Namespace, directory: Path, url: str) -> Iterator[Server]:
+def _proxies(args: argparse.Namespace, directory: Path, url: str, key: str) -> Iterator[Server]:
     """The wanted proxies that are installed; for one that is not, a line that says how to get it."""
     for name in args.only.split(","):
         match name:
             case "edged":
-                yield _edged(directory, url)
+                yield _edged(directory, url, key)
             case "relay":
                 yield _loopback("relay", url)
             case "litellm":
                 if program := shutil.which(args.litellm):
-                    yield _litellm(program, directory, url)
+                    yield _litellm(program, directory, url, key)
                 else:
                     print('litellm: not there; pip install "litellm[proxy]", see --litellm', file=sys.stderr)
             case _:
@@ -162,11 +166,12 @@ def _loopback(role: str, *rest: str) -> Server:
     return Server(role, command, port, "/ready", "bench")
 
 
-def _edged(directory: Path, url: str) -> Server:
+def _edged(directory: Path, url: str, key: str) -> Server:
     port = free_port()
-    config = directory / "proxy.toml"
+    config, key_file = directory / "proxy.toml", directory / "key"
+    key_file.write_text(key, encoding="utf-8")
     config.write_text(
-        f'[server]\nlisten = "127.0.0.1:{port}"\n'
+        f'[server]\nlisten = "127.0.0.1:{port}"\napi_keys = [{json.dumps(f"file:{key_file}")}]\n'
         f"[ledger]\npath = {json.dumps(str(directory / 'ledger.db'))}\n"
         f'[[upstream]]\nname = "provider"\nbase_url = "{url}/v1"\n'
         '[[upstream.model]]\nname = "bench"\ninput_usd_per_mtok = 0.1\noutput_usd_per_mtok = 0.4\n'
@@ -177,12 +182,14 @@ def _edged(directory: Path, url: str) -> Server:
     return Server("edged", command, port, "/health/ready", "auto")
 
 
-def _litellm(program: str, directory: Path, url: str) -> Server:
+def _litellm(program: str, directory: Path, url: str, key: str) -> Server:
     """LiteLLM reads YAML, of which JSON is a part."""
     port = free_port()
     config = directory / "litellm.yaml"
     params = {"model": "openai/bench", "api_base": f"{url}/v1", "api_key": "none"}
-    config.write_text(json.dumps({"model_list": [{"model_name": "bench", "litellm_params": params}]}), encoding="utf-8")
+    models = [{"model_name": "bench", "litellm_params": params}]
+    text = json.dumps({"model_list": models, "general_settings": {"master_key": key}})
+    config.write_text(text, encoding="utf-8")
     command = (program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
     return Server("litellm", command, port, "/health/liveliness", "bench")
 
