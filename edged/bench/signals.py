@@ -19,20 +19,6 @@ _PROMPT = "Once upon a time there was a lighthouse keeper who counted the ships 
 _CONTEXT_TOKENS = 1024
 _WARM_UP_STEPS = 8
 _FIRST_TOKEN = 100
-_GREEDY = Params(
-    max_tokens=_CONTEXT_TOKENS,
-    temperature=0.0,
-    top_p=1.0,
-    top_k=0,
-    min_p=0.0,
-    repeat_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    logit_bias=(),
-    seed=None,
-    stop=(),
-    top_logprobs=0,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +69,11 @@ class _Decoding:
         self._runner = runner
         self.vocab_tokens = runner.vocabulary.size_tokens
         self._reader = SignalReader(self.vocab_tokens)
-        self._sampler = runner.sampler(_GREEDY)
+        self._sampler = runner.sampler(Params.greedy(_CONTEXT_TOKENS))
         prompt = runner.vocabulary.tokenize(_PROMPT, add_special=True, parse_special=False)
         self._sequences = [
-            Sequence("", 0, "", list(prompt), len(prompt), _GREEDY, 0.0, slot=slot) for slot in range(answers)
+            Sequence("", 0, "", list(prompt), len(prompt), Params.greedy(_CONTEXT_TOKENS), 0.0, slot=slot)
+            for slot in range(answers)
         ]
         for place, sequence in enumerate(self._sequences):
             self._decode([self._row(sequence)])

@@ -49,7 +49,6 @@ from edged.errors import EdgedError, EngineError
 
 _PR_SET_PDEATHSIG = 1
 _WARM_UP = (32, 4)
-_NO_SAMPLING = Params(1, 0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, (), None, (), 0)
 _PREFIX = 0
 """The sequence that holds what all questions share; behind it one for each prompt, then one for each option."""
 
@@ -243,7 +242,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sequence(slot: int) -> Sequence:
-    return Sequence("", 0, "", [], 0, _NO_SAMPLING, 0.0, slot=slot)
+    return Sequence("", 0, "", [], 0, Params.greedy(1), 0.0, slot=slot)
 
 
 def _complain(_level: str, text: str) -> None:

@@ -33,6 +33,24 @@ class Params(msgspec.Struct, frozen=True):
     stop: tuple[str, ...]
     top_logprobs: int
 
+    @classmethod
+    def greedy(cls, max_tokens: int) -> "Params":
+        """The likeliest token at each place, with nothing added to its odds."""
+        return cls(
+            max_tokens=max_tokens,
+            temperature=0.0,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            repeat_penalty=1.0,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            logit_bias=(),
+            seed=None,
+            stop=(),
+            top_logprobs=0,
+        )
+
 
 class Turn(msgspec.Struct, frozen=True):
     """One chat message on its way to the template; ``tool_calls`` are (id, name, arguments)."""

@@ -45,7 +45,7 @@ def option_sequences(
                     tenant=command.tenant,
                     tokens=[*prompt, *option[:-1]],
                     prompt_tokens=len(prompt),
-                    params=_nothing_more(len(option) - 1),
+                    params=Params.greedy(len(option) - 1),  # room for the option, and for nothing behind it
                     submitted_s=now_s,
                     background=command.background,
                     option=tuple(option),
@@ -63,24 +63,6 @@ def _check(prompt: list[int], option: list[int], *, limit_tokens: int) -> None:
     if len(prompt) + len(option) > limit_tokens:
         text = f"state, question and option have {len(prompt) + len(option)} tokens; this model takes {limit_tokens}"
         raise ContextOverflow(text, param="state")
-
-
-def _nothing_more(tokens: int) -> Params:
-    """Room for the option, and for nothing behind it."""
-    return Params(
-        max_tokens=tokens,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
-        repeat_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        logit_bias=(),
-        seed=None,
-        stop=(),
-        top_logprobs=0,
-    )
 
 
 def logprob(logits: NDArray[np.float32], token: int) -> float:
