@@ -12,7 +12,7 @@ PACKAGE = ROOT / "edged"
 
 # Each layer may import those before it; the parts of one layer never import each other.
 LAYERS = (
-    {"errors", "__version__", "binomial", "notify", "toml_index"},
+    {"errors", "__version__", "binomial", "durable", "notify", "toml_index"},
     {"core"},
     {"config", "metrics"},
     {"chat", "config_lines"},

@@ -12,6 +12,7 @@ import msgspec
 
 from edged.calibration.artefact import MAX_ARTEFACT_BYTES, Artefact, dump, parse, read
 from edged.calibration.heads import HeadKey, HeadUnusable
+from edged.durable import replace_file
 
 MOST_VERSIONS = 5
 _NUMBER = re.compile(r"([0-9]{4,9})\.json")
@@ -82,10 +83,10 @@ class Shelf:
             current = _repaired(place)
             known = _numbers(place)
             number = max((*known, current.number or 0, *map(int, current.withdrawn)), default=0) + 1
-            _write(_path(place, number), data)
+            replace_file(_path(place, number), data)
             kept = [*known, number][-MOST_VERSIONS:]
             withdrawn = {old: why for old, why in current.withdrawn.items() if int(old) in kept}
-            _write(place / "current", msgspec.json.encode(_Current(number, withdrawn)))
+            replace_file(place / "current", msgspec.json.encode(_Current(number, withdrawn)))
             for old in known:
                 if old not in kept:
                     _path(place, old).unlink(missing_ok=True)
@@ -112,7 +113,7 @@ class Shelf:
             current.withdrawn[str(current.number)] = why[:_WHY_CHARACTERS]
             left = [n for n in _numbers(place) if n < current.number and str(n) not in current.withdrawn]
             current.number = left[-1] if left else None
-            _write(place / "current", msgspec.json.encode(current))
+            replace_file(place / "current", msgspec.json.encode(current))
         return current.number
 
     def _place(self, task: str) -> Path:
@@ -183,26 +184,6 @@ def _content(path: Path, limit_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         return file.read(limit_bytes + 1)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file at once or not at all, and have it survive a power cut. Raises: OSError."""
-    fresh = path.with_name(f"{path.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from typing import Any
 
 from edged.catalogue.entries import Catalogue, Entry, find, load
 from edged.catalogue.machine import cpu_identity
-from edged.catalogue.store import Store, digest_of, read_record, sync_directory, write_record
+from edged.catalogue.store import Store, digest_of, read_record, write_record
+from edged.durable import sync_directory
 
 
 class Fit(StrEnum):

@@ -20,6 +20,7 @@ from typing import Any
 
 from edged import config
 from edged.catalogue.entries import Entry
+from edged.durable import sync_directory
 from edged.errors import CatalogueError
 
 _RECORD_LIMIT_BYTES = 65_536
@@ -262,15 +263,6 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -1,13 +1,13 @@
 """How far learning has come with each key of a task: a small file, on disk before anything that follows from it."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from edged.calibration.learning import Progress
+from edged.durable import replace_file
 
 FILE_NAME = "progress.json"
 _MOST_KEYS = 8
@@ -30,18 +30,7 @@ def note(directory: Path, key: str, progress: Progress) -> None:
     others = {name: known for name, known in _kept(directory).items() if name != key}
     newest = dict([*others.items(), (key, progress)][-_MOST_KEYS:])
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = directory / f"{FILE_NAME}.new"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(_Kept(newest)))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(directory / FILE_NAME)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync_directory(directory)
+    replace_file(directory / FILE_NAME, msgspec.json.encode(_Kept(newest)), mode=0o600)
 
 
 def forget(directory: Path) -> None:
@@ -49,15 +38,6 @@ def forget(directory: Path) -> None:
     for name in (FILE_NAME, f"{FILE_NAME}.new"):
         with contextlib.suppress(FileNotFoundError):
             (directory / name).unlink()
-
-
-def sync_directory(path: Path) -> None:
-    """Have names that were changed survive a power cut. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _kept(directory: Path) -> Mapping[str, Progress]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from edged.learning.memory import sync_directory
+from edged.durable import sync_directory
 from edged.learning.observations import Observation, frame, frames
 
 FILE_NAME = "observations"

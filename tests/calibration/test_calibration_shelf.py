@@ -107,14 +107,14 @@ def test_a_crash_between_the_two_writes_leaves_the_old_one_in_use(tmp_path, monk
     """The version is there, the name is not changed; the next one gets a number of its own."""
     shelf = Shelf(tmp_path)
     put(shelf, 1)
-    whole = shelves._write
+    whole = shelves.replace_file
 
     def dies(path, data):
         if path.name == "current":
             raise OSError("power cut")
         whole(path, data)
 
-    monkeypatch.setattr(shelves, "_write", dies)
+    monkeypatch.setattr(shelves, "replace_file", dies)
     with pytest.raises(OSError, match="power cut"):
         put(shelf, 2)
     monkeypatch.undo()
