@@ -6,9 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,18 +17,18 @@ from edged.calibrate.dataset import Dataset, check_labels, read
 from edged.calibrate.outcome import Outcome, Target, percent
 from edged.calibrate.report import Provenance, report
 from edged.calibrate.results import FORM, Results
-from edged.calibrate.run import Calibration, Listener, Plan
+from edged.calibrate.run import Calibration, Plan
 from edged.calibration.artefact import Level
 from edged.calibration.shelf import Shelf
 from edged.catalogue.identity import model_sha256
+from edged.cli.progress import listener, resumable, say
 from edged.cli.tables import Columns, print_table
-from edged.config import Config, ModelConfig, TaskFile
+from edged.config import Config, TaskFile
 from edged.daemon import locate
 from edged.dispatch.head_keys import head_key
-from edged.errors import ConfigError, EdgedError
+from edged.dispatch.tasks import local_model
+from edged.errors import ConfigError
 
-_INTERRUPTED = 130
-_LINE_EVERY_PERCENT = 10
 _NICENESS = 10
 _STEPS = {Level.ZERO_SHOT: "L0", Level.MAP: "L1", Level.FEATURES: "L2", Level.HIDDEN: "L3"}
 _HEADER = ("LEVEL", "ACCURACY", "AUROC", "AURC", "BRIER", "ECE", "GAIN (LOW)", "")
@@ -77,17 +74,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.A
 
 def run(args: argparse.Namespace) -> int:
     """0 calibrated, uncertified included; 1 with one line on standard error; 130 interrupted."""
-    try:
-        return _calibrate(args)
-    except EdgedError as exc:
-        _say(exc.message)
-        return 1
-    except OSError as exc:
-        _say(f"{exc.filename or 'file'}: {exc.strerror or exc}")
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted: run it again to go on")
-        return _INTERRUPTED
+    return resumable(lambda: _calibrate(args))
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -96,13 +83,13 @@ def _calibrate(args: argparse.Namespace) -> int:
     path = Path(args.config) if args.config else config.default_path()
     loaded = config.load(path)
     task = _task(args.task, loaded, path)
-    model = _model(task, loaded)
+    model = local_model(task, loaded)
     data = _data(args, task)
     dataset = read(data, task, limit=args.limit)
     cloud = _cloud(args, loaded, dataset)
     warnings = (*dataset.warnings, *(() if cloud else check_labels(dataset.labelled, task)))
     for warning in warnings:
-        _say(f"{data.name}: {warning}")
+        say(f"{data.name}: {warning}")
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)  # the worker inherits it; where it is refused, it is not needed less
     plan = Plan(
@@ -135,13 +122,13 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _run(plan: Plan, results: Results) -> tuple[Outcome, tuple[str, ...]]:
     """The outcome and what there is to be warned of, which is said even where there is no outcome."""
-    with _listener() as listener:
-        calibration = Calibration(plan, results, listener)
+    with listener(_counts) as heard:
+        calibration = Calibration(plan, results, heard)
         try:
             outcome = asyncio.run(calibration.run())
         finally:
             for warning in calibration.warnings:
-                listener.note(warning)
+                heard.note(warning)
     return outcome, tuple(calibration.warnings)
 
 
@@ -151,7 +138,7 @@ def _cloud(args: argparse.Namespace, loaded: Config, dataset: Dataset) -> Daemon
         return None
     cloud = daemon_cloud(loaded)
     cloud.check()
-    _say(f"asking the cloud for up to {len(dataset.items)} labels, within the route's budget: right means it agrees")
+    say(f"asking the cloud for up to {len(dataset.items)} labels, within the route's budget: right means it agrees")
     return cloud
 
 
@@ -168,12 +155,6 @@ def _task(name: str, loaded: Config, path: Path) -> TaskFile:
         raise ConfigError("; ".join(map(str, problems)))
     known = ", ".join(sorted(task.name for task in tasks)) or f"no task file in {directory}"
     raise ConfigError(f"no task {name!a} (known: {known})")
-
-
-def _model(task: TaskFile, loaded: Config) -> ModelConfig:
-    route = next(route for route in loaded.routes if route.name == task.route)
-    name = route.serving(task.name).local
-    return next(model for model in loaded.models if model.name == name)
 
 
 def _data(args: argparse.Namespace, task: TaskFile) -> Path:
@@ -278,50 +259,7 @@ def _as_json(outcome: Outcome, provenance: Provenance, where: Path, warnings: tu
     }
 
 
-def _say(text: str) -> None:
-    print(f"edged: {text}", file=sys.stderr, flush=True)
+def _counts() -> tuple[Any, ...]:
+    from rich.progress import MofNCompleteColumn
 
-
-class _Lines:
-    """Progress for logs and pipes: a line every ten percent."""
-
-    def __init__(self) -> None:
-        self._last = ("", -1)
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        step = (stage, done * 100 // max(total, 1) // _LINE_EVERY_PERCENT)
-        if step != self._last:
-            self._last = step
-            _say(f"{stage}: {done} of {total}")
-
-    def note(self, text: str) -> None:
-        _say(text)
-
-
-class _Bar:
-    """Progress for people: one bar per stage."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._tasks: dict[str, Any] = {}
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
-
-    def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
-
-
-@contextmanager
-def _listener() -> Iterator[Listener]:
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bar(bars)
+    return (MofNCompleteColumn(),)

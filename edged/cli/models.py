@@ -2,19 +2,15 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edged import catalogue, config
-from edged.catalogue import Entry, Fit, Installed, Listener, Pull, State, Store, Weights, optimized
+from edged.catalogue import Entry, Fit, Installed, Pull, State, Store, Weights, optimized
+from edged.cli.progress import listener, resumable, say
 from edged.cli.tables import Columns, plain
-from edged.errors import CatalogueError, ConfigError, EdgedError
-
-_INTERRUPTED = 130
-_LINE_EVERY_PERCENT = 10
+from edged.errors import CatalogueError, ConfigError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]", common: argparse.ArgumentParser) -> None:
@@ -68,17 +64,7 @@ def _optimize_parser(
 def run(args: argparse.Namespace) -> int:
     """Do what was asked: 0 done, 1 with one line on standard error, 130 interrupted."""
     action: Callable[[argparse.Namespace], int] = args.run_action
-    try:
-        return action(args)
-    except EdgedError as exc:
-        _say(exc.message)
-        return 1
-    except OSError as exc:
-        _say(f"{exc.filename or 'file'}: {exc.strerror or exc}")
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted: run it again to go on")
-        return _INTERRUPTED
+    return resumable(lambda: action(args))
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -123,11 +109,11 @@ def _pull(args: argparse.Namespace) -> int:
     store = Store(args.dir)
     for entry in entries:
         present = store.status(entry).state is State.INSTALLED
-        with _listener() as listener:
-            found = Pull(entry, store, listener).run()
+        with listener(_transfer, shown=_size) as heard:
+            found = Pull(entry, store, heard).run()
         print(f"{entry.name}: {'already installed' if present else 'installed'}: {found.path}")
         if not present:
-            _say(f"{entry.name}: another weight format may be faster on this CPU: edged models optimize {entry.name}")
+            say(f"{entry.name}: another weight format may be faster on this CPU: edged models optimize {entry.name}")
     return 0
 
 
@@ -145,11 +131,11 @@ def _verified(store: Store, entry: Entry) -> bool:
     """Hash one model's files and say how they are, on the stream it belongs to."""
     found = store.verify(entry)
     if found.state is not State.INSTALLED:
-        _say(f"{found.name}: {found.state}: run: edged models pull {found.name}")
+        say(f"{found.name}: {found.state}: run: edged models pull {found.name}")
         return False
     print(f"{found.name}: ok: {found.path}")
     if damaged := optimized.damaged(store, entry):
-        _say(f"{found.name}: the {damaged.weight_format} weights are damaged: run: edged models optimize {found.name}")
+        say(f"{found.name}: the {damaged.weight_format} weights are damaged: run: edged models optimize {found.name}")
     return damaged is None
 
 
@@ -191,7 +177,7 @@ def _users(args: argparse.Namespace) -> dict[str, list[str]]:
     except ConfigError as exc:
         if asked:
             raise
-        _say(exc.message)
+        say(exc.message)
         return {}
     users: dict[str, list[str]] = {}
     for model in loaded.models:
@@ -258,56 +244,7 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
-def _say(text: str) -> None:
-    print(f"edged: {text}", file=sys.stderr, flush=True)
+def _transfer() -> tuple[Any, ...]:
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-
-class _Lines:
-    """Progress for logs and pipes: a line every ten percent."""
-
-    def __init__(self) -> None:
-        self._last = ("", -1)
-
-    def progress(self, stage: str, done_bytes: int, total_bytes: int) -> None:
-        step = (stage, done_bytes * 100 // max(total_bytes, 1) // _LINE_EVERY_PERCENT)
-        if step != self._last:
-            self._last = step
-            _say(f"{stage}: {_size(done_bytes)} of {_size(total_bytes)}")
-
-    def note(self, text: str) -> None:
-        _say(text)
-
-
-class _Bar:
-    """Progress for people: one bar per stage."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._tasks: dict[str, Any] = {}
-
-    def progress(self, stage: str, done_bytes: int, total_bytes: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total_bytes)
-        self._bars.update(self._tasks[stage], completed=done_bytes, total=total_bytes)
-
-    def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
-
-
-@contextmanager
-def _listener() -> Iterator[Listener]:
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bar(bars)
+    return (DownloadColumn(), TransferSpeedColumn())

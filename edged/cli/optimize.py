@@ -13,11 +13,11 @@ from typing import Any
 
 from edged import __version__, catalogue
 from edged.catalogue import Entry, Store, optimized
+from edged.cli.progress import LINE_EVERY_PERCENT, say
 from edged.cli.tables import Columns, print_table
 from edged.optimize import FULL, QUICK, Interval, Listener, Optimization, Report, Row, Verdict
 from edged.optimize.choice import MAX_ACCURACY_DROP, MAX_AUROC_DROP, MIN_GAIN
 
-_LINE_EVERY_PERCENT = 10
 _HEADER = ("FORMAT", "SIZE", "MEMORY", "PREFILL", "DECODE", "REQUEST", "ACCURACY", "AUROC", "SAME", "VERDICT")
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
             if args.fresh:
                 optimization.forget()
             elif optimization.is_resumed:
-                _say("going on with what was measured before (--fresh starts anew)")
+                say("going on with what was measured before (--fresh starts anew)")
             report = optimization.run()
         if not args.json:
             _show(report)
@@ -50,7 +50,7 @@ def _is_wanted(args: argparse.Namespace, report: Report) -> bool:
     if args.yes:
         return True
     if args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        _say("nothing was installed: run it again with --yes; what was measured is kept")
+        say("nothing was installed: run it again with --yes; what was measured is kept")
         return False
     return input(f"Install {report.choice} beside the published file and use it? [y/N] ").strip().lower() == "y"
 
@@ -66,9 +66,9 @@ def _install(optimization: Optimization, report: Report) -> None:
         record=_provenance(optimization, report),
     )
     name = optimization.entry.name
-    _say(f"{name}: {report.choice} is used from the next start on: {installed.path}")
-    _say(f"its digest is {installed.sha256[:12]}: what was calibrated on the published file does not hold for it")
-    _say(f"to go back: edged models optimize {name} --revert")
+    say(f"{name}: {report.choice} is used from the next start on: {installed.path}")
+    say(f"its digest is {installed.sha256[:12]}: what was calibrated on the published file does not hold for it")
+    say(f"to go back: edged models optimize {name} --revert")
 
 
 def _provenance(optimization: Optimization, report: Report) -> dict[str, Any]:
@@ -159,10 +159,6 @@ def notes(report: Report) -> Iterator[str]:
         yield f"Choice: {report.choice}."
 
 
-def _say(text: str) -> None:
-    print(f"edged: {text}", file=sys.stderr, flush=True)
-
-
 class _Lines:
     """Progress for logs and pipes: a line every ten percent."""
 
@@ -170,10 +166,10 @@ class _Lines:
         self._last = -1
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        step = done * 100 // total // _LINE_EVERY_PERCENT
+        step = done * 100 // total // LINE_EVERY_PERCENT
         if step != self._last:
             self._last = step
-            _say(f"{step * _LINE_EVERY_PERCENT} %: {stage}")
+            say(f"{step * LINE_EVERY_PERCENT} %: {stage}")
 
 
 class _Bar:
