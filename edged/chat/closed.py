@@ -5,11 +5,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from edged.core import OutputFormat, OutputKind
+from edged.chat.asked import asked_schema
+from edged.core import OutputFormat
 
 MAX_ANSWERS = 128
 MAX_ANSWER_CHARS = 200
-_SCHEMA_CHARS = 65_536
 _NOTES = frozenset({"title", "description", "default", "examples", "$schema", "$id", "$comment"})
 """Keywords that restrict nothing."""
 
@@ -42,13 +42,8 @@ class Closed:
 
 def closed(output: OutputFormat) -> Closed | None:
     """The answers that a format leaves to choose from; None where it is of another kind, or there are too many."""
-    if output.kind is not OutputKind.JSON_SCHEMA or len(output.definition) > _SCHEMA_CHARS:
-        return None
-    try:
-        schema = json.loads(output.definition)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(schema, dict):
+    schema = asked_schema(output)
+    if schema is None:
         return None
     name = _only_property(schema)
     if name is None:

@@ -1,6 +1,5 @@
 """Tasks while requests come in: which request is whose, how its answer is judged, and what is remembered of it."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +7,10 @@ from functools import lru_cache
 
 from edged.calibration.artefact import Artefact
 from edged.calibration.heads import HeadUnusable
+from edged.chat.asked import definition, parsed
 from edged.config import Config, ModelConfig, TaskFile, schema_sha256
 from edged.config.tasks import ambiguous
-from edged.core import Locality, OutputFormat, OutputKind, Request, Target
+from edged.core import Locality, OutputFormat, Request, Target
 from edged.core.questions import Question, QuestionKind, Seen, Standard, Verdict
 from edged.learning.learning import Learning
 from edged.learning.observations import Observation, checked, packed
@@ -21,7 +21,6 @@ from edged.routing.decisions import LabelPriors
 
 log = logging.getLogger(__name__)
 
-_MOST_SCHEMA_CHARS = 65_536
 _SEED = 8
 """Another lot than the routes' audits draw."""
 
@@ -192,15 +191,11 @@ def _is_drawn(request_id: str, question: str, share: float) -> bool:
 
 def _output_sha256(output: OutputFormat) -> str | None:
     """The hash of the schema that an answer must have; None where it has none."""
-    if output.kind is not OutputKind.JSON_SCHEMA or len(output.definition) > _MOST_SCHEMA_CHARS:
-        return None
-    return _definition_sha256(output.definition)
+    text = definition(output)
+    return None if text is None else _definition_sha256(text)
 
 
 @lru_cache(maxsize=256)
-def _definition_sha256(definition: str) -> str | None:
-    try:
-        schema = json.loads(definition)
-    except (ValueError, RecursionError):
-        return None
-    return schema_sha256(schema) if isinstance(schema, dict) else None
+def _definition_sha256(text: str) -> str | None:
+    schema = parsed(text)
+    return None if schema is None else schema_sha256(schema)

@@ -6,13 +6,13 @@ each end; each pattern is a set of words or a fixed string, so the time is linea
 fact, a task that is asked for beats both.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from edged.chat.asked import asked_schema
 from edged.core import Chat, OutputFormat, OutputKind, Request, Role, ToolMode
 
 
@@ -36,7 +36,6 @@ LONG_CHARS = 24_000
 """About 6,000 tokens of English: beyond most small models' comfort."""
 
 READ_CHARS = 1_000
-_SCHEMA_CHARS = 65_536
 
 
 class TaskSource(StrEnum):
@@ -96,13 +95,8 @@ def detect(request: Request) -> Task:
 
 
 def _is_label_set(output: OutputFormat) -> bool:
-    if output.kind is not OutputKind.JSON_SCHEMA or len(output.definition) > _SCHEMA_CHARS:
-        return False
-    try:
-        schema = json.loads(output.definition)
-    except (ValueError, RecursionError):
-        return False
-    if not isinstance(schema, dict):
+    schema = asked_schema(output)
+    if schema is None:
         return False
     properties = schema.get("properties")
     if isinstance(properties, dict) and properties:
