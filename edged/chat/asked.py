@@ -1,4 +1,4 @@
-"""The schema that a request asks its answer to have, read for what kind of answer that is; judging it is ``schema``'s."""
+"""The schema that a request asks its answer to have, read for what kind of answer that is; ``schema`` judges it."""
 
 import json
 from typing import Any
