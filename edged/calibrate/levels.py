@@ -258,9 +258,7 @@ def _strongest(features: Matrix, labels: Sequence[int], classes: int) -> tuple[f
 def _cross_mapped(scores: Vector, right: Rights) -> Vector:
     """Each score through a map that was fitted without its fold."""
     mapped = np.zeros(len(scores))
-    order = np.random.default_rng(_SEED).permutation(len(scores))
-    for fold in np.array_split(order, min(fitting.FOLDS, len(order))):
-        rest = np.setdiff1d(order, fold)
+    for fold, rest in fitting.folds(len(scores)):
         knots_x, knots_y = fitting.monotone_map(scores[rest], right[rest])
         mapped[fold] = np.interp(scores[fold], knots_x, knots_y)
     return mapped

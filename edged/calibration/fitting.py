@@ -4,6 +4,7 @@ import importlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,16 +38,10 @@ def fit(features: Matrix, labels: Sequence[int], classes: Sequence[str], *, stre
 
     Raises: ConfigError where scikit-learn is missing; ValueError where fewer than two classes have labels.
     """
-    known = np.asarray(labels, dtype=np.int64)
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    scaled = (features - mean) / scale
-    weights, bias = _logistic(scaled, known, len(classes), strength)
-    top, right = _out_of_fold(scaled, known, len(classes), strength)
-    knots_x, knots_y = monotone_map(top, right)
-    return Head(
-        classes=tuple(classes), mean=mean, scale=scale, weights=weights, bias=bias, knots_x=knots_x, knots_y=knots_y
-    )
+    known, scaled = np.asarray(labels, dtype=np.int64), _Scaled.of(features)
+    weights, bias = _logistic(scaled.values, known, len(classes), strength)
+    held_out = _held_out(scaled.values, known, len(classes), strength)
+    return _head(scaled, weights, bias, held_out, known, classes)
 
 
 def fit_best(features: Matrix, labels: Sequence[int], classes: Sequence[str]) -> tuple[Head, Matrix]:
@@ -55,30 +50,48 @@ def fit_best(features: Matrix, labels: Sequence[int], classes: Sequence[str]) ->
     Returns the head as it will come back from its file, and the probabilities (items, classes) by weights that have
     not seen the item. Raises: as ``fit``.
     """
-    known = np.asarray(labels, dtype=np.int64)
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    scaled = (features - mean) / scale
+    known, scaled = np.asarray(labels, dtype=np.int64), _Scaled.of(features)
     with _one_thread():
-        kinds = _held_out_kinds(scaled, known, len(classes))
-        final = _kinds(scaled, known, len(classes))
+        kinds = _held_out_kinds(scaled.values, known, len(classes))
+        final = _kinds(scaled.values, known, len(classes))
     best, held_out, warmth, most = 0, np.zeros((0, 0)), 1.0, -np.inf
     for kind, logits in enumerate(kinds):
         temper, found = _tempered(logits, known)
         if found > most:
             best, held_out, warmth, most = kind, softmax(logits * temper), temper, found
     weights, bias = final[best]
-    knots_x, knots_y = monotone_map(held_out.max(axis=1), held_out.argmax(axis=1) == known)
-    head = Head(
+    return rounded(_head(scaled, weights * warmth, bias * warmth, held_out, known, classes)), held_out
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """Standardised features; a feature that never varies stays as it is."""
+
+    values: Matrix
+    mean: Vector
+    scale: Vector
+
+    @classmethod
+    def of(cls, features: Matrix) -> "_Scaled":
+        mean, scale = features.mean(axis=0), features.std(axis=0)
+        scale = np.where(scale > 0, scale, 1.0)
+        return cls((features - mean) / scale, mean, scale)
+
+
+def _head(
+    scaled: _Scaled, weights: Matrix, bias: Vector, held_out: Matrix, labels: Labels, classes: Sequence[str]
+) -> Head:
+    """The weights with the map that their held-out probabilities ask for."""
+    knots_x, knots_y = monotone_map(held_out.max(axis=1), held_out.argmax(axis=1) == labels)
+    return Head(
         classes=tuple(classes),
-        mean=mean,
-        scale=scale,
-        weights=weights * warmth,
-        bias=bias * warmth,
+        mean=scaled.mean,
+        scale=scaled.scale,
+        weights=weights,
+        bias=bias,
         knots_x=knots_x,
         knots_y=knots_y,
     )
-    return rounded(head), held_out
 
 
 def _kinds(scaled: Matrix, labels: Labels, classes: int) -> list[tuple[Matrix, Vector]]:
@@ -91,7 +104,7 @@ def _held_out_kinds(scaled: Matrix, labels: Labels, classes: int) -> list[Matrix
     """Of each kind the logits (items, classes) by weights that have not seen the item."""
     kinds = len(STRENGTHS) + len(discriminant.SHRINKAGES)
     logits = [np.zeros((len(labels), classes)) for _ in range(kinds)]
-    for fold, rest in _folds(len(labels)):
+    for fold, rest in folds(len(labels)):
         for place, (weights, bias) in enumerate(_kinds(scaled[rest], labels[rest], classes)):
             logits[place][fold] = scaled[fold] @ weights.T + bias
     return logits
@@ -114,10 +127,7 @@ def cross_validated(features: Matrix, labels: Sequence[int], classes: int, *, st
 
     Raises: as ``fit``.
     """
-    known = np.asarray(labels, dtype=np.int64)
-    scale = features.std(axis=0)
-    scaled = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
-    return _held_out(scaled, known, classes, strength)
+    return _held_out(_Scaled.of(features).values, np.asarray(labels, dtype=np.int64), classes, strength)
 
 
 def monotone_map(scores: Vector, right: NDArray[np.bool_]) -> tuple[Vector, Vector]:
@@ -160,18 +170,12 @@ def _logistic(features: Matrix, labels: Labels, classes: int, strength: float) -
         weights[present[1]], bias[present[0]], bias[present[1]] = model.coef_[0], 0.0, model.intercept_[0]
     else:
         weights[present], bias[present] = model.coef_, model.intercept_
-    return weights, np.where(np.isfinite(bias), bias, -1e4)
-
-
-def _out_of_fold(features: Matrix, labels: Labels, classes: int, strength: float) -> tuple[Vector, NDArray[np.bool_]]:
-    """Each item's largest probability and whether that class was right, by a head that has not seen the item."""
-    probabilities = _held_out(features, labels, classes, strength)
-    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    return weights, np.where(np.isfinite(bias), bias, discriminant.NEVER)
 
 
 def _held_out(features: Matrix, labels: Labels, classes: int, strength: float) -> Matrix:
     probabilities = np.zeros((len(labels), classes))
-    for fold, rest in _folds(len(labels)):
+    for fold, rest in folds(len(labels)):
         weights, bias = _logistic(features[rest], labels[rest], classes, strength)
         probabilities[fold] = softmax(features[fold] @ weights.T + bias)
     return probabilities
@@ -183,7 +187,7 @@ def _one_thread() -> AbstractContextManager[Any]:
     return limits
 
 
-def _folds(count: int) -> Iterator[tuple[Labels, Labels]]:
+def folds(count: int) -> Iterator[tuple[Labels, Labels]]:
     """Each fold's places, and the places of all others."""
     order = np.random.default_rng(_SEED).permutation(count)
     for fold in np.array_split(order, min(FOLDS, count)):
