@@ -4,7 +4,6 @@ A file of numbers, no text of any request. It holds for one model file, template
 and says nothing once any of those changes.
 """
 
-import base64
 import binascii
 import math
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ WRONG, RIGHT = 0, 1
 ANSWER_CLASSES = ("wrong", "right")
 """The classes of a head that judges generated answers."""
 
+_KNOTS = "<f4"
 STATE_TYPE = "<f2"
 """How a hidden state comes from the engine: little-endian float16."""
 
@@ -264,8 +264,7 @@ def _check_parts(artefact: Artefact) -> None:
         return
     if not 0 < x.size == y.size <= MAX_KNOTS:
         raise ValueError(f"a map of {x.size} and {y.size} corners; there are 1 to {MAX_KNOTS}")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()) or (np.diff(x) < 0).any() or (np.diff(y) < 0).any():
-        raise ValueError("the map is not monotone")
+    heads.check_monotone(x, y)
 
 
 def _check_numbers(artefact: Artefact) -> None:
@@ -283,13 +282,13 @@ def _check_numbers(artefact: Artefact) -> None:
 
 
 def _text(array: Vector | None) -> str | None:
-    return None if array is None else base64.b64encode(array.astype("<f4").tobytes()).decode("ascii")
+    return None if array is None else heads.encoded(array, _KNOTS)
 
 
 def _array(text: str | None) -> Vector | None:
     if text is None:
         return None
     try:
-        return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float64)
+        return heads.decoded(text, _KNOTS)
     except binascii.Error as exc:
         raise ValueError(f"a map that is no base64: {exc}") from exc

@@ -117,12 +117,12 @@ def dump(head: Head, key: HeadKey) -> bytes:
         format=FORMAT,
         key=key,
         classes=head.classes,
-        mean=_text(head.mean, "<f4"),
-        scale=_text(head.scale, "<f4"),
-        weights=_text(head.weights, "<f2"),
-        bias=_text(head.bias, "<f4"),
-        knots_x=_text(head.knots_x, "<f4"),
-        knots_y=_text(head.knots_y, "<f4"),
+        mean=encoded(head.mean, "<f4"),
+        scale=encoded(head.scale, "<f4"),
+        weights=encoded(head.weights, "<f2"),
+        bias=encoded(head.bias, "<f4"),
+        knots_x=encoded(head.knots_x, "<f4"),
+        knots_y=encoded(head.knots_y, "<f4"),
     )
     return msgspec.json.format(msgspec.json.encode(stored), indent=1)
 
@@ -154,27 +154,34 @@ def load(path: Path, key: HeadKey) -> Head:
 
 
 def _head(stored: _Stored) -> Head:
-    classes, mean = stored.classes, _array(stored.mean, "<f4")
+    classes, mean = stored.classes, decoded(stored.mean, "<f4")
     head = Head(
         classes=classes,
         mean=mean,
-        scale=_array(stored.scale, "<f4"),
-        weights=_array(stored.weights, "<f2").reshape(len(classes), mean.size),
-        bias=_array(stored.bias, "<f4"),
-        knots_x=_array(stored.knots_x, "<f4"),
-        knots_y=_array(stored.knots_y, "<f4"),
+        scale=decoded(stored.scale, "<f4"),
+        weights=decoded(stored.weights, "<f2").reshape(len(classes), mean.size),
+        bias=decoded(stored.bias, "<f4"),
+        knots_x=decoded(stored.knots_x, "<f4"),
+        knots_y=decoded(stored.knots_y, "<f4"),
     )
     arrays = (head.mean, head.scale, head.weights, head.bias, head.knots_x, head.knots_y)
     if not all(np.isfinite(array).all() for array in arrays) or not (head.scale > 0).all():
         raise ValueError("a number is not finite, or a scale not positive")
     if head.scale.size != mean.size or head.bias.size != len(classes) or not 0 < head.knots_x.size == head.knots_y.size:
         raise ValueError("arrays of the wrong length")
-    if (np.diff(head.knots_x) < 0).any() or (np.diff(head.knots_y) < 0).any():
-        raise ValueError("the map is not monotone")
+    check_monotone(head.knots_x, head.knots_y)
     return head
 
 
-def _text(array: Vector | Matrix, kind: str) -> str:
+def check_monotone(knots_x: Vector, knots_y: Vector) -> None:
+    """Raises: ValueError where a corner of the map is no number, or lies below or before the one before it."""
+    numbers = np.isfinite(knots_x).all() and np.isfinite(knots_y).all()
+    if not numbers or (np.diff(knots_x) < 0).any() or (np.diff(knots_y) < 0).any():
+        raise ValueError("the map is not monotone")
+
+
+def encoded(array: Vector | Matrix, kind: str) -> str:
+    """As base64 of numbers of this kind."""
     return base64.b64encode(array.astype(kind).tobytes()).decode("ascii")
 
 
@@ -182,5 +189,6 @@ def _as_stored(array: Vector | Matrix, kind: str) -> Vector | Matrix:
     return array.astype(kind).astype(np.float64)
 
 
-def _array(text: str, kind: str) -> Vector:
+def decoded(text: str, kind: str) -> Vector:
+    """What ``encoded`` gave. Raises: ValueError."""
     return np.frombuffer(base64.b64decode(text, validate=True), dtype=kind).astype(np.float64)

@@ -109,7 +109,7 @@ def test_a_head_made_for_something_else_is_stale(head, field):
 def test_a_file_that_is_no_head_is_refused(head):
     """Cut, wrong types, wrong shapes, numbers that are none: one clear error, nothing applied."""
     good = json.loads(heads.dump(head, KEY))
-    nan = heads._text(np.array([np.nan] * 4), "<f4")
+    nan = heads.encoded(np.array([np.nan] * 4), "<f4")
     bad = [b"", b"{}", b"[1]", heads.dump(head, KEY)[:-40], b"x" * (heads.MAX_HEAD_BYTES + 1)]
     changes = [{"bias": ""}, {"mean": nan}, {"weights": "AAAA"}, {"scale": "%%"}, {"format": 99}, {"classes": ["a"]}]
     bad += [json.dumps({**good, **change}).encode() for change in changes]
