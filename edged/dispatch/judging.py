@@ -1,6 +1,7 @@
 """What questions with given options teach: the judges hear of each, of some of them with the cloud's word as well."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from edged.config import RouteConfig
@@ -58,7 +59,7 @@ class Case:
 GENERATED = Case()
 
 
-class ScoredCase(Case):
+class ScoredCase(Case, ABC):
     """One whose answer is chosen among options. ``asked`` is the request as it came."""
 
     def __init__(self, asked: Request, scoring: Scoring | None) -> None:
@@ -68,13 +69,13 @@ class ScoredCase(Case):
         self.labels: dict[int, int] = {}  # of a sitting's place, the option the cloud chose
         self.served_by: dict[int, Target] = {}  # of a sitting's place; unset, the box
 
+    @abstractmethod
     def second_opinion(self, places: Sequence[int]) -> tuple[Request, str]:
         """What the cloud is asked to check these sittings, and what was said of them here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def heard(self, text: str, places: Sequence[int]) -> dict[int, int]:
         """The option chosen in a second opinion, by sitting. Raises: ValueError where it is none."""
-        raise NotImplementedError
 
 
 def teach(
