@@ -2,7 +2,6 @@
 
 import base64
 import sys
-import time
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +12,9 @@ from edged.core.texts import Vectors
 from edged.dispatch.answer import Embeddings
 from edged.dispatch.dispatcher import Dispatcher
 from edged.server import wire
-from edged.server.body import off_loop, read_body
+from edged.server.body import off_loop, read_parsed
 from edged.server.disconnect import DisconnectWatcher
 from edged.server.embedding_requests import ParsedTexts, embeddings_request, rerank_request
-from edged.server.keys import REQUEST_ID, TENANT
 from edged.server.openai import edged_headers, edged_object
 from edged.server.patience import Patience
 
@@ -50,19 +48,12 @@ class EmbeddingsApi:
         return await self._answer(request, rerank_request, _rerank_body)
 
     async def _answer(self, http: web.Request, parse: Parse, write: Write) -> web.StreamResponse:
-        received_s = time.monotonic()
-        body = await read_body(http, timeout_s=self._patience.body_s)
-        header, known = http.headers.get("x-edged"), {"id": http[REQUEST_ID], "tenant": http[TENANT]}
-
-        def parsed_body() -> ParsedTexts:
-            return parse(wire.parse_json(body), header=header, received_s=received_s, **known)
-
-        parsed = await off_loop(parsed_body, size_bytes=len(body), inline_bytes=_ON_LOOP_BYTES)
+        parsed = await read_parsed(http, parse, timeout_s=self._patience.body_s, inline_bytes=_ON_LOOP_BYTES)
         with self._watcher.watch(http):
             async with self._dispatcher.embed(parsed.request) as found:
                 written = await off_loop(
                     lambda: wire.encode_json(write(parsed, found)),
-                    size_bytes=len(found.vectors.data) + parsed.with_documents * len(body),
+                    size_bytes=len(found.vectors.data) + parsed.with_documents * sum(map(len, parsed.request.texts)),
                     inline_bytes=_ON_LOOP_BYTES,
                 )
         return web.Response(body=written, content_type="application/json", headers=edged_headers(found.head))

@@ -15,9 +15,9 @@ from edged.engine.host import Engine
 from edged.errors import EdgedError, ModelNotFound
 from edged.server import openai_answers as answers
 from edged.server import wire
-from edged.server.body import off_loop, read_body
+from edged.server.body import read_parsed
 from edged.server.disconnect import DisconnectWatcher
-from edged.server.keys import INTERNAL, REQUEST_ID, TENANT
+from edged.server.keys import INTERNAL, TENANT
 from edged.server.openai_requests import ParsedRequest, chat_request, completion_request
 from edged.server.patience import Patience
 from edged.server.stream import EventStream, event_stream
@@ -85,24 +85,14 @@ class OpenAiApi:
         return await self._answer(request, _COMPLETION)
 
     async def _answer(self, http: web.Request, endpoint: _Endpoint) -> web.StreamResponse:
-        received_s = time.monotonic()
-        parsed = await self._parse(http, endpoint, received_s)
+        parsed = await read_parsed(
+            http, endpoint.parse, timeout_s=self._patience.body_s, inline_bytes=_PARSE_ON_LOOP_BYTES
+        )
         with self._watcher.watch(http):
             async with self._dispatcher.answer(parsed.request) as answer:
                 if parsed.request.stream:
                     return await self._streamed(http, parsed, answer, endpoint)
                 return await _whole(parsed, answer, endpoint)
-
-    async def _parse(self, http: web.Request, endpoint: _Endpoint, received_s: float) -> ParsedRequest:
-        body = await read_body(http, timeout_s=self._patience.body_s)
-        header = http.headers.get("x-edged")
-        request_id, tenant = http[REQUEST_ID], http[TENANT]
-
-        def parse() -> ParsedRequest:
-            document = wire.parse_json(body)
-            return endpoint.parse(document, id=request_id, received_s=received_s, tenant=tenant, header=header)
-
-        return await off_loop(parse, size_bytes=len(body), inline_bytes=_PARSE_ON_LOOP_BYTES)
 
     async def _streamed(
         self, http: web.Request, parsed: ParsedRequest, answer: Answer, endpoint: _Endpoint

@@ -1,20 +1,18 @@
 """``POST /v1/systemone`` as TypeSafe and llama-server have it: typed questions about a state."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from edged.core import Outcome, Record
-from edged.core.questions import QuestionKind, QuestionsRequest
+from edged.core.questions import QuestionKind
 from edged.dispatch.answer import Decisions
 from edged.dispatch.decisions import Decided
 from edged.dispatch.dispatcher import Dispatcher
 from edged.server import wire
-from edged.server.body import off_loop, read_body
+from edged.server.body import read_parsed
 from edged.server.disconnect import DisconnectWatcher
-from edged.server.keys import REQUEST_ID, TENANT
 from edged.server.openai import edged_headers, edged_object
 from edged.server.patience import Patience
 from edged.server.systemone_requests import systemone_request
@@ -36,14 +34,9 @@ class SystemOneApi:
         return [web.post("/v1/systemone", self.decide)]
 
     async def decide(self, http: web.Request) -> web.StreamResponse:
-        received_s = time.monotonic()
-        body = await read_body(http, timeout_s=self._patience.body_s)
-        header, known = http.headers.get("x-edged"), {"id": http[REQUEST_ID], "tenant": http[TENANT]}
-
-        def parsed() -> QuestionsRequest:
-            return systemone_request(wire.parse_json(body), header=header, received_s=received_s, **known)
-
-        request = await off_loop(parsed, size_bytes=len(body), inline_bytes=_PARSE_ON_LOOP_BYTES)
+        request = await read_parsed(
+            http, systemone_request, timeout_s=self._patience.body_s, inline_bytes=_PARSE_ON_LOOP_BYTES
+        )
         with self._watcher.watch(http):
             async with self._dispatcher.decide(request) as found:
                 written = wire.encode_json(systemone_body(found))
