@@ -16,6 +16,7 @@ import numpy as np
 from edged.calibration import heads
 from edged.calibration.certificate import Certificate
 from edged.calibration.heads import Head, HeadKey, HeadUnusable, Judgement, Vector, softmax
+from edged.core.questions import plain_scores
 
 FORMAT = 1
 MAX_ARTEFACT_BYTES = heads.MAX_HEAD_BYTES + 262_144
@@ -113,11 +114,7 @@ class Artefact:
 
 def zero_shot(logprobs: Sequence[Sequence[float]], prior: Sequence[float] | None) -> Judgement:
     """Options by their sums less what they usually get, or by the mean per token where that is not known."""
-    if prior is None:
-        scores = np.array([math.fsum(tokens) / len(tokens) for tokens in logprobs])
-    else:
-        scores = _sums(logprobs) - np.asarray(prior, dtype=np.float64)
-    probabilities = softmax(scores)
+    probabilities = softmax(np.array(plain_scores(logprobs, prior)))
     choice = int(probabilities.argmax())
     return Judgement(choice, float(probabilities[choice]), tuple(map(float, probabilities)))
 
@@ -132,8 +129,7 @@ def option_features(logprobs: Sequence[Sequence[float]], state: bytes | None = N
 
     Raises: HeadUnusable where the state is not a row of float16.
     """
-    means = [math.fsum(tokens) / len(tokens) for tokens in logprobs]
-    parts = [_sums(logprobs), np.array(means, dtype=np.float64)]
+    parts = [_sums(logprobs), np.array(plain_scores(logprobs, None))]
     if state is not None:
         try:
             parts.append(np.frombuffer(state, dtype=STATE_TYPE).astype(np.float64))

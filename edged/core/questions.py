@@ -1,5 +1,6 @@
 """What a client asks that is answered by one of several given options, and what a model said of each."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -83,6 +84,16 @@ class OptionScores:
     usage: Usage
     timings: Timings
     states: tuple[bytes, ...] | None = None
+
+
+def plain_scores(logprobs: Sequence[Sequence[float]], usual: Sequence[float] | None) -> list[float]:
+    """What options are compared by where nothing was fitted: each one's sum less what it ``usual``ly is.
+
+    Where that is not known, the mean per token.
+    """
+    if usual is None:
+        return [math.fsum(tokens) / len(tokens) for tokens in logprobs]
+    return [math.fsum(tokens) - known for tokens, known in zip(logprobs, usual, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from enum import StrEnum
 
-from edged.core.questions import OptionsItem, Question, QuestionKind, Verdict
+from edged.core.questions import OptionsItem, Question, QuestionKind, Verdict, plain_scores
 
 FEWEST_STATES = 10
 """Before so many states of a question were seen, what its options are liked is not known. Of 140 SNIPS sentences .743
@@ -35,11 +35,8 @@ def judge(
     """Compare options by their tokens' log-probabilities; ``prior``: the usual sum of each, where it is known."""
     if prior is None and are_names:
         return Verdict(probabilities=stepwise(logprobs), method=Method.STEPWISE)
-    if prior is None:
-        means = [math.fsum(tokens) / len(tokens) for tokens in logprobs]
-        return Verdict(probabilities=softmax(means), method=Method.MEAN_LOGPROB)
-    sums = [math.fsum(tokens) - usual for tokens, usual in zip(logprobs, prior, strict=True)]
-    return Verdict(probabilities=softmax(sums), method=Method.LABEL_PRIOR)
+    method = Method.MEAN_LOGPROB if prior is None else Method.LABEL_PRIOR
+    return Verdict(probabilities=softmax(plain_scores(logprobs, prior)), method=method)
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:
