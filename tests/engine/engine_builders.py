@@ -1,25 +1,35 @@
 """Small builders: only what matters to a rule shows in its test."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from edged.engine.decode import DecodeLoop, Stop
 from edged.engine.protocol import Params
 from edged.engine.sequence import Sequence
+from edged.testing.engine import FakeRunner
+
+WAIT_S = 10
 
 
 def a_params(**changes) -> Params:
-    values = {
-        "max_tokens": 16,
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": 0.0,
-        "repeat_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "logit_bias": (),
-        "seed": None,
-        "stop": (),
-        "top_logprobs": 0,
-    }
-    return Params(**(values | changes))
+    return msgspec.structs.replace(Params.greedy(16), **changes)
+
+
+@contextmanager
+def on_its_thread(loop: DecodeLoop, runner: FakeRunner) -> Iterator[threading.Thread]:
+    """The loop at work; it ends with the block, whatever the runner was told to wait for."""
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        runner.resume()
+        loop.post(Stop())
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
 
 
 def a_sequence(tokens, *, id="a", choice=0, tenant="", generated=(), **params) -> Sequence:  # noqa: A002 - its name

@@ -5,14 +5,13 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from engine_builders import a_sequence
+from engine_builders import WAIT_S, a_sequence, on_its_thread
 
 from edged.engine.decode import Add, DecodeLoop, Drop, Stop
 from edged.engine.kv import KvPool
 from edged.engine.protocol import LogLine, Refused, StepDone
 from edged.testing.engine import END, FakeRunner, babble, replies
 
-WAIT_S = 10
 NO_SPACE, ABORTED, FAILED = 1, 2, -3
 
 
@@ -27,7 +26,6 @@ class Bench:
         self.refused: dict[str, Refused] = {}
         self.emissions: dict[str, list] = {}
         self.loop = DecodeLoop(runner, self.pool, slots=slots, chunk_tokens=16, publish=self.events.put)
-        self.thread = threading.Thread(target=self.loop.run)
 
     def add(self, *sequences) -> None:
         self.loop.post(Add(sequences))
@@ -79,14 +77,8 @@ class Bench:
 @contextmanager
 def engine(runner: FakeRunner | None = None, *, slots: int = 3, cells: int = 4096):
     bench = Bench(runner or FakeRunner(cells=cells), slots=slots, cells=cells)
-    bench.thread.start()
-    try:
+    with on_its_thread(bench.loop, bench.runner) as bench.thread:
         yield bench
-    finally:
-        bench.runner.resume()
-        bench.loop.post(Stop())
-        bench.thread.join(WAIT_S)
-        assert not bench.thread.is_alive()
     for slot in range(2 * slots):
         assert bench.runner.cache.tokens(slot) == bench.pool.tokens(slot) or bench.loop._scheduler._ops
 

@@ -2,21 +2,19 @@
 
 import queue
 import random
-import threading
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from engine_builders import a_sequence
+from engine_builders import WAIT_S, a_sequence, on_its_thread
 
-from edged.engine.decode import Add, DecodeLoop, Drop, Stop
+from edged.engine.decode import Add, DecodeLoop, Drop
 from edged.engine.kv import KvPool
 from edged.engine.protocol import Refused, Score, Scored, ScoreItem, StepDone
 from edged.engine.scoring import MAX_OPTION_TOKENS, MAX_OPTIONS, option_sequences
 from edged.errors import ContextOverflow, EngineError, InvalidRequest
 from edged.testing.engine import END, FakeRunner, state_of
 
-WAIT_S = 10
 SLOTS, CELLS, OUTPUTS = 3, 600, 6
 PROMPT = list(range(1, 41))
 
@@ -59,7 +57,6 @@ class Bench:
         self.loop = DecodeLoop(
             self.runner, self.pool, slots=SLOTS, chunk_tokens=16, publish=self.events.put, output_rows=OUTPUTS
         )
-        self.thread = threading.Thread(target=self.loop.run)
 
     def ask(self, name, *items, tenant="", background=False, wants_state=False) -> None:
         command = Score(name, tenant, tuple(ScoreItem(()) for _ in items), background, wants_state)
@@ -89,14 +86,8 @@ class Bench:
 @contextmanager
 def engine():
     bench = Bench()
-    bench.thread.start()
-    try:
+    with on_its_thread(bench.loop, bench.runner):
         yield bench
-    finally:
-        bench.runner.resume()
-        bench.loop.post(Stop())
-        bench.thread.join(WAIT_S)
-        assert not bench.thread.is_alive()
     assert bench.pool.used_cells == bench.runner.cache.used_cells
     for slot in range(2 * SLOTS):
         assert bench.pool.tokens(slot) == bench.runner.cache.tokens(slot)
