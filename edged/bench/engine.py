@@ -10,19 +10,18 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rich.console import Console
-from rich.table import Table
 
 from edged.bench import prompts, scenarios, servers, signals
 from edged.bench.client import Ask, BenchError, Target, open_session
 from edged.bench.compare import find_llama_server, find_model
 from edged.bench.decisions import decision_rate
 from edged.bench.options import positive
+from edged.bench.rows import Row, print_rows
 from edged.bench.servers import Setting
 from edged.config import ModelConfig
 from edged.core import Chat, EngineState, Message, Request, Role
@@ -47,20 +46,6 @@ SCENARIOS = (
 _WITHOUT_LLAMA_SERVER = {"two-models", "drafts", "start", "signals"}
 
 Measure = Callable[[aiohttp.ClientSession, Target, str], Awaitable[float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table: medians, the median of the ratios pair by pair, and the aim."""
-
-    work: str
-    unit: str
-    edged: float
-    reference: float
-    ratio: float
-    aim: str
-    reached: bool
-    rounds: int
 
 
 def add_parser(subparsers: Any) -> None:
@@ -91,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([{name: getattr(row, name) for name in Row.__slots__} for row in rows], indent=2))
     else:
-        _print(rows)
+        print_rows(rows)
     return 0
 
 
@@ -401,15 +386,3 @@ class _Bench:
         before = scenarios.resident_bytes(pid)
         await scenarios.many_requests(session, target, clients=8, each=self._args.requests // 8, seed="grow")
         return (scenarios.resident_bytes(pid) - before) / 1e6
-
-
-def _print(rows: list[Row]) -> None:
-    table = Table(title="edged beside llama-server, ratios of pairs measured in turn")
-    for column in ("work", "edged", "reference", "ratio", "aim", ""):
-        table.add_column(column)
-    for row in rows:
-        verdict = "reached" if row.reached else "missed"
-        table.add_row(
-            row.work, f"{row.edged:.3g} {row.unit}", f"{row.reference:.3g}", f"{row.ratio:.3g} x", row.aim, verdict
-        )
-    Console().print(table)
